@@ -1,0 +1,14 @@
+"""The site for ASGI servers: `uvicorn config.asgi:application`."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+from servestatic import ServeStaticASGI
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django_application = get_asgi_application()
+
+from config.static import add_headers, add_static_files  # noqa: E402 (needs Django to be set up)
+
+application = ServeStaticASGI(django_application, add_headers_function=add_headers, allow_all_origins=False)
+add_static_files(application)

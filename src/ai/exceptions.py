@@ -1,0 +1,242 @@
+"""Errors are nouns of the situation, with the facts as attributes.
+
+    AIError
+    ├── InvalidRequest, CapabilityRequired, ModelLacksCapability, OperationNotSupported, InvalidConfig
+    ├── AdminRequired, SyncCallInAsyncCode
+    ├── ProviderNotRegistered, ProviderNotFound, ModelNotFound, NoActiveModel, NoActiveModelAnyProvider
+    ├── ModelAccessDenied
+    ├── NoUsableKey: SharedKeyNotAllowed, NoAPIKeyAvailable, KeyUnreadable, PersonalKeysNotAllowed
+    ├── MonthlyLimitReached
+    ├── SettingsProtected
+    └── ProviderError
+        ├── ProviderAuthFailed, ProviderNoCredit, ProviderRateLimited, ProviderModelNotFound, ProviderBadRequest
+        ├── ProviderUnavailable, ProviderTimeout, ProviderInvalidResponse, ContentInvalid, EmptyReply
+        ├── ContentBlocked
+        └── StreamInterrupted
+
+`code` is the key of the message in `src.ai.messages`; errors that mean "wrong set-up" are also `ValueError`s.
+`HTTP_STATUS` is the one table from an error to its HTTP status.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from src.ai.messages.messages import MESSAGES
+
+
+class AIError(Exception):
+    """Anything this app refuses or fails at.
+
+    Keyword arguments are the facts: they fill the message's placeholders and are readable as attributes.
+    """
+
+    code: ClassVar[str] = "provider_error"
+    attr: str | None = None  # the request field at fault, where there is one
+    retry_after: float | None = None  # seconds
+
+    def __init__(self, *, attr: str | None = None, retry_after: float | None = None, **facts: Any) -> None:
+        self.attr = attr
+        self.retry_after = retry_after
+        self.facts = facts
+        super().__init__(self.code, facts)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["facts"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    @property
+    def message(self) -> str:
+        """The text for the reader, in the active language."""
+        return str(MESSAGES[self.code]).format_map(_Facts(self.facts))
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), {"attr": self.attr, "retry_after": self.retry_after, **self.facts})
+
+
+def _rebuild(error_class: type[AIError], facts: dict[str, Any]) -> AIError:
+    return error_class(**facts)
+
+
+class _Facts(dict[str, Any]):
+    """A fact that is not known reads as `?` rather than breaking the message."""
+
+    def __missing__(self, key: str) -> str:
+        return "?"
+
+
+class InvalidRequest(AIError, ValueError):
+    """An argument is wrong; `reason` says which and what to do."""
+
+    code = "invalid_request"
+
+
+class InvalidConfig(AIError, ValueError):
+    """A provider's or model's `config` has an unknown or mistyped key."""
+
+    code = "invalid_config"
+
+
+class CapabilityRequired(AIError, ValueError):
+    code = "capability_required"
+
+
+class ModelLacksCapability(AIError, ValueError):
+    code = "model_no_capability"
+
+
+class OperationNotSupported(AIError, NotImplementedError):
+    code = "operation_not_supported"
+
+
+class AdminRequired(AIError, ValueError):
+    code = "admin_required"
+
+
+class SyncCallInAsyncCode(AIError, RuntimeError):
+    code = "sync_call_in_async_code"
+
+
+class ProviderNotRegistered(AIError, ValueError):
+    code = "provider_not_registered"
+
+
+class ProviderNotFound(AIError, ValueError):
+    code = "provider_not_found"
+
+
+class ModelNotFound(AIError, ValueError):
+    code = "model_not_found"
+
+
+class NoActiveModel(AIError, ValueError):
+    code = "no_active_model"
+
+
+class NoActiveModelAnyProvider(NoActiveModel):
+    code = "no_active_model_any_provider"
+
+
+class ModelAccessDenied(AIError, PermissionError):
+    code = "model_access_denied"
+
+
+class NoUsableKey(AIError, ValueError):
+    """No key may pay for this call."""
+
+    code = "no_api_key_available"
+
+
+class SharedKeyNotAllowed(NoUsableKey):
+    code = "shared_api_not_allowed"
+
+
+class NoAPIKeyAvailable(NoUsableKey):
+    code = "no_api_key_available"
+
+
+class KeyUnreadable(NoUsableKey):
+    code = "key_unreadable"
+
+
+class PersonalKeysNotAllowed(NoUsableKey):
+    code = "personal_keys_not_allowed"
+
+
+class SettingsProtected(AIError):
+    code = "limit_protects_settings"
+
+
+class MonthlyLimitReached(AIError):
+    code = "monthly_limit_reached"
+
+
+class ProviderError(AIError):
+    """The vendor refused or broke. Facts: provider, operation, status_code, request_id, reason."""
+
+    code = "provider_error"
+
+
+class ProviderAuthFailed(ProviderError):
+    code = "provider_auth_failed"
+
+
+class ProviderNoCredit(ProviderError):
+    code = "provider_no_credit"
+
+
+class ProviderRateLimited(ProviderError):
+    """The vendor asked us to slow down."""
+
+    code = "provider_rate_limited"
+
+
+class ProviderModelNotFound(ProviderError):
+    code = "provider_model_not_found"
+
+
+class ProviderBadRequest(ProviderError):
+    code = "provider_bad_request"
+
+
+class ProviderUnavailable(ProviderError, ConnectionError):
+    code = "provider_unavailable"
+
+
+class ProviderTimeout(ProviderError, TimeoutError):
+    code = "provider_timeout"
+
+
+class ProviderInvalidResponse(ProviderError):
+    code = "provider_invalid_response"
+
+
+class ContentInvalid(ProviderInvalidResponse):
+    code = "content_invalid"
+
+
+class EmptyReply(ProviderInvalidResponse):
+    code = "empty_reply"
+
+
+class ContentBlocked(ProviderError):
+    """A refusal or a safety block; `reason` is the vendor's."""
+
+    code = "content_blocked"
+
+
+class StreamInterrupted(ProviderError):
+    code = "stream_interrupted"
+
+
+HTTP_STATUS: dict[type[AIError], int] = {
+    AIError: 500,
+    InvalidRequest: 400,
+    InvalidConfig: 400,
+    CapabilityRequired: 400,
+    ModelLacksCapability: 400,
+    OperationNotSupported: 400,
+    ProviderNotRegistered: 404,
+    ProviderNotFound: 404,
+    ModelNotFound: 404,
+    NoActiveModel: 404,
+    ModelAccessDenied: 403,
+    NoUsableKey: 403,
+    SettingsProtected: 409,
+    MonthlyLimitReached: 429,
+    ProviderError: 502,
+    ProviderRateLimited: 429,
+    ProviderModelNotFound: 404,
+    ProviderTimeout: 504,
+    ContentBlocked: 422,
+}
+
+
+def http_status(error: AIError) -> int:
+    """The HTTP status of an error: that of the nearest class in `HTTP_STATUS`."""
+    return next(HTTP_STATUS[base] for base in type(error).__mro__ if base in HTTP_STATUS)

@@ -1,0 +1,3 @@
+from src.ai.messages.messages import AI_ERRORS, AI_SUCCESS, MESSAGES, SETTINGS_ERRORS
+
+__all__ = ["AI_ERRORS", "AI_SUCCESS", "MESSAGES", "SETTINGS_ERRORS"]

@@ -1,0 +1,73 @@
+"""Every message a client can see, by its key. The key is the `code` of the error.
+
+Placeholders are filled by the error that uses the message (`src.ai.exceptions`), which a translation may reorder.
+"""
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+Messages = dict[str, Promise]
+
+AI_ERRORS: Messages = {
+    "no_active_model": _("No active model found for provider '{provider}' and capability '{capability}'"),
+    "no_active_model_any_provider": _("No active model found for capability '{capability}' in any provider"),
+    "model_no_capability": _("Model does not support capability '{capability}'"),
+    "operation_not_supported": _("Operation '{operation}' is not supported by provider '{provider}'"),
+    "capability_required": _("Capability parameter is required"),
+    "model_access_denied": _("You do not have access to use this model"),
+    "provider_not_registered": _("Provider '{name}' is not registered in the system"),
+    "models_list_error": _("Error retrieving models list: {error}"),
+    "model_not_found": _("There is no AI model with id {model_id}. List the models of this capability to choose one."),
+    "provider_not_found": _("There is no AI provider '{provider}'. List the providers to choose one."),
+    "admin_required": _("An AI call needs the admin it is made for: pass admin=<a saved, active staff user>."),
+    "sync_call_in_async_code": _(
+        "This call would block the event loop. Await its asynchronous twin instead: the same name with an 'a' in front."
+    ),
+    "invalid_request": _("{reason}"),
+    "invalid_config": _("Configuration of provider '{provider}': {reason}"),
+    "monthly_limit_reached": _("Your monthly limit of {limit} requests for provider '{provider_name}' is used up."),
+    "provider_error": _("The provider '{provider}' failed: {reason}"),
+    "provider_auth_failed": _("The provider '{provider}' refused the API key. Check or replace the key: {reason}"),
+    "provider_no_credit": _("The account at provider '{provider}' has no credit left: {reason}"),
+    "provider_rate_limited": _("The provider '{provider}' asks to slow down: {reason}"),
+    "provider_model_not_found": _("The provider '{provider}' does not offer the model '{model}': {reason}"),
+    "provider_bad_request": _("The provider '{provider}' rejected the request: {reason}"),
+    "provider_unavailable": _("The provider '{provider}' can't be reached: {reason}"),
+    "provider_timeout": _("The provider '{provider}' did not answer within {seconds} seconds."),
+    "provider_invalid_response": _("The provider '{provider}' sent an answer that can't be used: {reason}"),
+    "content_blocked": _("The provider '{provider}' declined this content: {reason}"),
+    "content_invalid": _("The model did not return the content as asked, also after one repair: {reason}"),
+    "empty_reply": _(
+        "The model of provider '{provider}' returned nothing (finish reason: {finish_reason}). "
+        "Raise max_tokens or choose another model."
+    ),
+    "stream_interrupted": _("The stream of provider '{provider}' ended before its end: {reason}"),
+}
+
+SETTINGS_ERRORS: Messages = {
+    "shared_api_not_allowed": _("Shared API key is not allowed for normal admins for provider '{provider_name}'"),
+    "no_api_key_available": _(
+        "No API key available for provider '{provider_name}'. Please set either personal or shared API key."
+    ),
+    "key_unreadable": _(
+        "The stored API key for provider '{provider_name}' can't be decrypted. Enter the key again, "
+        "or put the SECRET_KEY that it was saved under into SECRET_KEY_FALLBACKS."
+    ),
+    "personal_keys_not_allowed": _("Provider '{provider_name}' does not allow personal API keys."),
+    "limit_protects_settings": _(
+        "These settings carry a monthly limit set by a superuser and can't be deleted. "
+        "To remove only your key, empty it."
+    ),
+}
+
+AI_SUCCESS: Messages = {
+    "model_activated": _("'{model}' is now active."),
+    "model_deactivated": _("'{model}' is no longer active."),
+    "models_deactivated_instead": _("Deactivated: {models}."),
+    "capabilities_uncovered": _("'{provider}' now has no active model for: {capabilities}."),
+    "key_accepted": _("The provider accepted the key."),
+    "key_refused": _("The provider refused the key."),
+    "key_unknown": _("The provider could not be asked, so nothing is known about the key: {reason}"),
+}
+
+MESSAGES: Messages = {**AI_ERRORS, **SETTINGS_ERRORS, **AI_SUCCESS}

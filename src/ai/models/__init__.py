@@ -1,0 +1,29 @@
+from src.ai.models.ai_provider import (
+    Activation,
+    AdminProviderSettings,
+    AIModel,
+    AIModelManager,
+    AIProvider,
+    ModelCapability,
+)
+from src.ai.models.api_token import APIToken
+from src.ai.models.config_stamp import ConfigStamp
+from src.ai.models.encrypted_key import EncryptedAPIKeyMixin, KeyInfo, KeyState
+from src.ai.models.generated_media import GeneratedMedia
+from src.ai.models.seeded_entry import SeededEntry
+
+__all__ = [
+    "AIModel",
+    "AIModelManager",
+    "AIProvider",
+    "APIToken",
+    "Activation",
+    "AdminProviderSettings",
+    "ConfigStamp",
+    "EncryptedAPIKeyMixin",
+    "GeneratedMedia",
+    "KeyInfo",
+    "KeyState",
+    "ModelCapability",
+    "SeededEntry",
+]

@@ -1,0 +1,21 @@
+"""A stamp that changes whenever a provider, a model or an admin's settings do."""
+
+from django.db import models
+
+
+class ConfigStamp(models.Model):
+    """One row, written by database triggers alone (`src.ai.models.triggers`).
+
+    A cached value carries the stamp it was read under and counts only while that is still the current one. Whoever
+    changes the data, by whatever statement, in whichever process, has thereby dropped what was cached of it.
+    """
+
+    ONLY_ID = 1
+
+    value = models.CharField(max_length=36)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return self.value

@@ -1,0 +1,71 @@
+"""Logging in, and one's own tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from rest_framework import serializers
+
+from src.ai.models import APIToken
+from src.ai.serializers.base import StrictFieldsMixin
+
+
+class LoginSerializer(StrictFieldsMixin, serializers.Serializer[Any]):
+    """The body of `login`."""
+
+    username = serializers.CharField(max_length=254)
+    password = serializers.CharField(max_length=4096, trim_whitespace=False, style={"input_type": "password"})
+    name = serializers.CharField(
+        required=False, max_length=100, default="login", help_text=_("Where the token is used, to know it again.")
+    )
+
+
+class UserSerializer(serializers.Serializer[Any]):
+    """Who logged in."""
+
+    id = serializers.IntegerField(source="pk")
+    username = serializers.CharField(source="get_username")
+    is_superuser = serializers.BooleanField()
+
+
+class TokenSerializer(StrictFieldsMixin, serializers.ModelSerializer[APIToken]):
+    """A token: its secret is in the answer that creates it, and never again."""
+
+    id = serializers.CharField(source="token_key", read_only=True, help_text=_("The token's first characters."))
+    name = serializers.CharField(max_length=100)
+    expiry = serializers.DateTimeField(
+        required=False, allow_null=True, help_text=_("By default as long as a login's. null: it does not expire.")
+    )
+    token = serializers.CharField(read_only=True, default=None, help_text=_("Shown once, when it is created."))
+
+    class Meta:
+        model = APIToken
+        fields = ("id", "name", "created", "expiry", "last_used_at", "is_expired", "token")
+        read_only_fields = ("created", "last_used_at")
+
+    def validate_expiry(self, value: Any) -> Any:
+        if value is not None and value <= timezone.now():
+            raise serializers.ValidationError(_("Give a moment in the future."), code="in_the_past")
+        return value
+
+    def create(self, validated_data: dict[str, Any]) -> APIToken:
+        lifetime = {}
+        if "expiry" in validated_data:
+            expiry = validated_data["expiry"]
+            lifetime["expiry"] = expiry and expiry - timezone.now()
+        stored, secret = APIToken.objects.create(
+            user=self.context["request"].user, name=validated_data["name"], **lifetime
+        )
+        token: APIToken = stored
+        token.token = secret
+        return token
+
+
+class LoginResponseSerializer(serializers.Serializer[Any]):
+    """A fresh token, shown this once."""
+
+    token = serializers.CharField()
+    expiry = serializers.DateTimeField(allow_null=True)
+    user = UserSerializer()

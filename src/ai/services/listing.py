@@ -1,0 +1,86 @@
+"""What an admin is shown of models and providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser
+from django.db.models import Exists, OuterRef, QuerySet
+
+from src.ai.exceptions import CapabilityRequired
+from src.ai.models import AdminProviderSettings, AIModel, AIProvider, ModelCapability
+from src.ai.services.access import ModelAccessState
+
+
+def models_with(capability: str) -> QuerySet[AIModel]:
+    """All models that have the capability: active ones first, then in the order in which they are tried.
+
+    Raises:
+        CapabilityRequired: none is named.
+    """
+    if not capability:
+        raise CapabilityRequired(attr="capability")
+    return (
+        AIModel.objects.filter(capability_rows__capability=capability)
+        .select_related("provider")
+        .order_by("-is_active", "provider__sort_order", "sort_order", "id")
+    )
+
+
+def providers_with(capability: str) -> QuerySet[AIProvider]:
+    """The active providers that have a model with the capability.
+
+    Raises:
+        CapabilityRequired: none is named.
+    """
+    if not capability:
+        raise CapabilityRequired(attr="capability")
+    rows = ModelCapability.objects.filter(provider=OuterRef("pk"), capability=capability)
+    return AIProvider.objects.filter(Exists(rows), is_active=True)
+
+
+def describe_models(models: Iterable[AIModel], admin: AbstractUser) -> list[dict[str, Any]]:
+    """Each model as this admin sees it, in one query for all."""
+    own = _own_settings(admin)
+    return [_describe_model(model, admin, own.get(model.provider_id)) for model in models]
+
+
+def describe_providers(providers: Iterable[AIProvider], admin: AbstractUser, capability: str) -> list[dict[str, Any]]:
+    """Each provider, whether this admin may use it, and its active model for the capability; two queries for all."""
+    own = _own_settings(admin)
+    active = {model.provider_id: model for model in AIModel.objects.active_for(capability)}
+    return [_describe_provider(row, admin, own.get(row.pk), active.get(row.pk)) for row in providers]
+
+
+def _own_settings(admin: AbstractUser) -> dict[int, AdminProviderSettings]:
+    return {row.provider_id: row for row in AdminProviderSettings.objects.filter(admin_id=admin.pk)}
+
+
+def _describe_model(model: AIModel, admin: AbstractUser, own: AdminProviderSettings | None) -> dict[str, Any]:
+    return {
+        "id": model.pk,
+        "name": str(model),
+        "model_id": model.model_id,
+        "provider": {"slug": model.provider.slug, "name": str(model.provider)},
+        "capabilities": model.capabilities,
+        "is_active": model.is_active,
+        "is_free": model.is_free,
+        "access_state": ModelAccessState.calculate(model=model, admin=admin, own=own),
+        "pricing": {"input": model.pricing_input, "output": model.pricing_output},
+        "limits": {"max_tokens": model.max_tokens, "context_window": model.context_window},
+    }
+
+
+def _describe_provider(
+    provider: AIProvider, admin: AbstractUser, own: AdminProviderSettings | None, active: AIModel | None
+) -> dict[str, Any]:
+    state = ModelAccessState.of_provider(provider=provider, admin=admin, own=own)
+    return {
+        "slug": provider.slug,
+        "name": str(provider),
+        "description": provider.description,
+        "access_state": state,
+        "has_access": state.is_available,
+        "active_model": active and {"id": active.pk, "name": str(active), "model_id": active.model_id},
+    }

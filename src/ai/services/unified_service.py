@@ -1,0 +1,496 @@
+"""The one way to any model: the same steps in order, for synchronous and asynchronous callers alike.
+
+Prepare (ORM, the caller's thread) → `execute_async` (network only) → settle (ORM, the caller's thread). Synchronous
+callers run the middle part on the process's I/O loop, asynchronous ones await it on their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict, Unpack
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth.models import AbstractUser
+
+from src.ai.exceptions import (
+    ContentInvalid,
+    EmptyReply,
+    InvalidRequest,
+    ModelAccessDenied,
+    ModelLacksCapability,
+    ModelNotFound,
+    NoActiveModel,
+    NoActiveModelAnyProvider,
+    ProviderNotFound,
+    SyncCallInAsyncCode,
+)
+from src.ai.models import AIModel, AIProvider
+from src.ai.providers.base import OPERATIONS, BaseProvider
+from src.ai.providers.content import check_article
+from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
+from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo
+from src.ai.services import execution
+from src.ai.services.access import ModelAccessState, check_admin, choose_key
+from src.ai.services.catalogue import Catalogue
+from src.ai.services.listing import describe_models, models_with
+from src.ai.services.media import checked_audio, checked_image
+from src.ai.services.usage import check_monthly_limit, count_success
+from src.core.loop import io_loop, loop_is_running_here
+
+ROLES: Final = ("system", "user", "assistant")
+
+
+class ImageOptions(TypedDict, total=False):
+    """`size` "WxH" in pixels; `quality` "standard" | "hd"; `style` such as "vivid"; `n` images."""
+
+    size: str | None
+    quality: str | None
+    style: str | None
+    n: int | None
+
+
+class ContentOptions(TypedDict, total=False):
+    """`word_count` of the article; `tone`; `keywords` to use; `language`, by default `AI_CONTENT_LANGUAGE`."""
+
+    word_count: int | None
+    tone: str | None
+    keywords: Sequence[str] | None
+    language: str | None
+
+
+class ChatOptions(TypedDict, total=False):
+    """`conversation_history` `[{"role", "content"}]`, oldest first; `temperature` 0 to 2; `max_tokens` of the reply."""
+
+    conversation_history: Sequence[Mapping[str, str]] | None
+    system_message: str | None
+    temperature: float | None
+    max_tokens: int | None
+
+
+class SpeechOptions(TypedDict, total=False):
+    """`voice` by its name; `speed`, 1.0 being the voice's own."""
+
+    voice: str | None
+    speed: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a caller asks for."""
+
+    capability: str
+    admin: AbstractUser | None
+    pk: int | None
+    provider_slug: str | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedCall:
+    """All that the network part needs, and what settling needs after it."""
+
+    operation: str
+    model: AIModel
+    admin: AbstractUser
+    provider: BaseProvider
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def facts(self) -> ResultInfo:
+        """What is known of the result before there is one."""
+        return ResultInfo(provider=self.model.provider.slug, model_pk=self.model.pk, request_model=self.model.model_id)
+
+
+class UnifiedAIService:
+    """Images, content, chat and speech from whichever model is active, paid by whichever key may pay.
+
+    Every method takes `admin` (a saved, active staff user) and, to choose a model, either `model_id` (the primary key
+    of an `AIModel`) or `provider_slug`; with neither, the first active model that the admin may use serves. Synchronous
+    methods work in a view, a thread, a shell or a forked worker; asynchronous code awaits the twins named `a…`.
+
+    Raises, all of them: `AIError`s as listed in `src.ai.exceptions`; those of wrong set-up (no admin, no active model,
+    no key) are `ValueError`s too.
+    """
+
+    # -- what callers call -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def generate_image(
+        cls,
+        prompt: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> Media:
+        """An image of `prompt`: a `BytesIO` at position 0, checked to be one; with `n` > 1, `all` holds each."""
+        result: Media = cls._call(cls._request("image", admin, model_id, provider_slug, "prompt", prompt, options))
+        return result
+
+    @classmethod
+    async def agenerate_image(
+        cls,
+        prompt: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> Media:
+        """The asynchronous twin of `generate_image`."""
+        result: Media = await cls._acall(
+            cls._request("image", admin, model_id, provider_slug, "prompt", prompt, options)
+        )
+        return result
+
+    @classmethod
+    def generate_content(
+        cls,
+        topic: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ContentOptions],
+    ) -> Article:
+        """An article: a dict with title, meta_title, meta_description, content, keywords and slug."""
+        result: Article = cls._call(cls._request("content", admin, model_id, provider_slug, "topic", topic, options))
+        return result
+
+    @classmethod
+    async def agenerate_content(
+        cls,
+        topic: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ContentOptions],
+    ) -> Article:
+        """The asynchronous twin of `generate_content`."""
+        result: Article = await cls._acall(
+            cls._request("content", admin, model_id, provider_slug, "topic", topic, options)
+        )
+        return result
+
+    @classmethod
+    def chat(
+        cls,
+        message: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Reply:
+        """The reply to `message`: a `str`, never empty."""
+        result: Reply = cls._call(cls._request("chat", admin, model_id, provider_slug, "message", message, options))
+        return result
+
+    @classmethod
+    async def achat(
+        cls,
+        message: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Reply:
+        """The asynchronous twin of `chat`."""
+        result: Reply = await cls._acall(
+            cls._request("chat", admin, model_id, provider_slug, "message", message, options)
+        )
+        return result
+
+    @classmethod
+    def stream_chat(
+        cls,
+        message: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ReplyIterator:
+        """`chat` as text deltas, to be iterated once. After an error, `text` still holds what had come.
+
+        What can be refused before the vendor is called is refused here; closing early closes the vendor's connection.
+        """
+        call = cls._prepare_here(cls._request("chat", admin, model_id, provider_slug, "message", message, options))
+        stream = execution.stream(call.provider, *call.args, **call.kwargs)
+        return ReplyIterator(cls._iterate(call, stream), stream)
+
+    @classmethod
+    def astream_chat(
+        cls,
+        message: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ReplyStream:
+        """The asynchronous twin of `stream_chat`: `async for delta in UnifiedAIService.astream_chat(…)`.
+
+        Nothing happens before the first delta is asked for, refusals included.
+        """
+        info = ResultInfo()
+        request = cls._request("chat", admin, model_id, provider_slug, "message", message, options)
+        return ReplyStream(cls._aiterate(request, info), info)
+
+    @classmethod
+    def text_to_speech(
+        cls,
+        text: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[SpeechOptions],
+    ) -> Media:
+        """`text` spoken: a `BytesIO` at position 0, checked to be audio."""
+        result: Media = cls._call(cls._request("audio", admin, model_id, provider_slug, "text", text, options))
+        return result
+
+    @classmethod
+    async def atext_to_speech(
+        cls,
+        text: str,
+        admin: AbstractUser | None,
+        model_id: int | None = None,
+        provider_slug: str | None = None,
+        **options: Unpack[SpeechOptions],
+    ) -> Media:
+        """The asynchronous twin of `text_to_speech`."""
+        result: Media = await cls._acall(cls._request("audio", admin, model_id, provider_slug, "text", text, options))
+        return result
+
+    @classmethod
+    def get_available_models(cls, capability: str, admin: AbstractUser | None) -> list[dict[str, Any]]:
+        """Every model that has `capability`, active ones first, with what it costs and whether `admin` may use it.
+
+        Each is a dict with id, name, model_id, provider{slug,name}, capabilities, is_active, is_free, access_state,
+        pricing{input,output} (US$ per 1M tokens, `Decimal` or None) and limits{max_tokens,context_window} (tokens).
+        """
+        return describe_models(models_with(capability), check_admin(admin))
+
+    @classmethod
+    async def aget_available_models(cls, capability: str, admin: AbstractUser | None) -> list[dict[str, Any]]:
+        """The asynchronous twin of `get_available_models`."""
+        return await sync_to_async(cls.get_available_models)(capability, admin)
+
+    # -- the steps -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _get_model(cls, pk: int, capability: str) -> AIModel:
+        model = AIModel.objects.select_related("provider").filter(pk=pk).first()
+        if model is None:
+            raise ModelNotFound(model_id=pk, attr="model_id")
+        if not model.has_capability(capability):
+            raise ModelLacksCapability(capability=capability, attr="model_id")
+        return model
+
+    @classmethod
+    def _get_active_model(
+        cls,
+        capability: str,
+        provider_slug: str | None = None,
+        *,
+        admin: AbstractUser | None = None,
+        catalogue: Catalogue | None = None,
+    ) -> AIModel:
+        """The provider's active model or, over all providers, the first that `admin` may use.
+
+        Where the admin may use none of them it is the first: the steps after this one say why not.
+        """
+        catalogue = catalogue or Catalogue()
+        if provider_slug:
+            model = catalogue.active_model(provider_slug, capability)
+            if model is None and catalogue.provider(provider_slug) is None:
+                raise ProviderNotFound(provider=provider_slug, attr="provider")
+            if model is None:
+                raise NoActiveModel(provider=provider_slug, capability=capability)
+            return model
+        models = catalogue.active_models(capability)
+        if not models:
+            raise NoActiveModelAnyProvider(capability=capability)
+        usable = (model for model in models if admin and cls._access_state(model, admin, catalogue).is_available)
+        return next(usable, models[0])
+
+    @classmethod
+    def _check_access(
+        cls, model: AIModel, admin: AbstractUser, *, catalogue: Catalogue | None = None
+    ) -> ModelAccessState:
+        """The admin's access to the model, unless that is off or nothing is installed to speak to its provider.
+
+        A missing key is for `_get_api_key` to name.
+        """
+        AIProviderRegistry().get(model.provider.slug)
+        state = cls._access_state(model, admin, catalogue or Catalogue())
+        if state is ModelAccessState.DISABLED:
+            raise ModelAccessDenied(attr="model_id")
+        return state
+
+    @classmethod
+    def _get_api_key(cls, provider: AIProvider, admin: AbstractUser, *, catalogue: Catalogue | None = None) -> str:
+        """The plain key that pays: the admin's own, else the shared one if they may, else an error."""
+        own = (catalogue or Catalogue()).admin_settings(admin, provider)
+        return choose_key(provider=provider, admin=admin, own=own).api_key
+
+    @classmethod
+    def _get_provider_instance(
+        cls, model: AIModel, admin: AbstractUser, *, catalogue: Catalogue | None = None
+    ) -> BaseProvider:
+        """The provider object of one call, with the key that pays and the merged configuration."""
+        provider = model.provider
+        api_key = cls._get_api_key(provider, admin, catalogue=catalogue)
+        return get_provider_instance(provider.slug, api_key, provider.config_for(model))
+
+    @classmethod
+    async def execute_async(cls, operation: str, provider: BaseProvider, *args: Any, **kwargs: Any) -> Any:
+        """Run one operation of a provider: network only, no ORM."""
+        return await execution.execute(operation, provider, *args, **kwargs)
+
+    @classmethod
+    def _increment_usage(cls, model: AIModel, admin: AbstractUser) -> None:
+        count_success(model=model, admin=admin)
+
+    # -- how they are strung together ------------------------------------------------------------------------------
+
+    @classmethod
+    def _call(cls, request: Request) -> Any:
+        call = cls._prepare_here(request)
+        result = io_loop.run(cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs))
+        return cls._settle(call, result)
+
+    @classmethod
+    async def _acall(cls, request: Request) -> Any:
+        call = await sync_to_async(cls._prepare)(request)
+        result = await cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
+        return await sync_to_async(cls._settle)(call, result)
+
+    @classmethod
+    def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
+        stream.info.update(call.facts)
+        failed = True
+        try:
+            while (delta := io_loop.run(anext(stream, None))) is not None:
+                yield delta
+            failed = False
+        except GeneratorExit:
+            failed = not stream.text
+            raise
+        finally:
+            io_loop.run(stream.aclose())
+            if not failed:
+                cls._increment_usage(call.model, call.admin)
+
+    @classmethod
+    async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
+        call = await sync_to_async(cls._prepare)(request)
+        stream = execution.stream(call.provider, *call.args, **call.kwargs)
+        info.update(call.facts)
+        failed = True
+        try:
+            async for delta in stream:
+                yield delta
+            info.update(stream.info)
+            failed = False
+        except GeneratorExit:
+            failed = not stream.text
+            raise
+        finally:
+            await stream.aclose()
+            if not failed:
+                await sync_to_async(cls._increment_usage)(call.model, call.admin)
+
+    @classmethod
+    def _prepare_here(cls, request: Request) -> PreparedCall:
+        if loop_is_running_here():
+            raise SyncCallInAsyncCode()
+        return cls._prepare(request)
+
+    @classmethod
+    def _prepare(cls, request: Request) -> PreparedCall:
+        admin = check_admin(request.admin)
+        catalogue = Catalogue()
+        if request.pk is not None:
+            model = cls._get_model(request.pk, request.capability)
+        else:
+            model = cls._get_active_model(request.capability, request.provider_slug, admin=admin, catalogue=catalogue)
+        cls._check_access(model, admin, catalogue=catalogue)
+        provider = cls._get_provider_instance(model, admin, catalogue=catalogue)
+        check_monthly_limit(provider=model.provider, own=catalogue.admin_settings(admin, model.provider))
+        return PreparedCall(
+            operation=OPERATIONS[request.capability],
+            model=model,
+            admin=admin,
+            provider=provider,
+            args=request.args,
+            kwargs={**request.kwargs, "model": model.model_id},
+        )
+
+    @classmethod
+    def _settle(cls, call: PreparedCall, result: Any) -> Any:
+        checked = _CHECKS[call.operation](result, call.model.provider.slug)
+        checked.info.update(call.facts)
+        cls._increment_usage(call.model, call.admin)
+        return checked
+
+    @classmethod
+    def _request(
+        cls,
+        capability: str,
+        admin: AbstractUser | None,
+        pk: int | None,
+        provider_slug: str | None,
+        name: str,
+        text: str,
+        options: Mapping[str, Any],
+    ) -> Request:
+        if not isinstance(text, str) or not text.strip():
+            raise InvalidRequest(reason=f"'{name}' must be a text that is not empty.", attr=name)
+        kwargs = {option: value for option, value in options.items() if value is not None}
+        args: tuple[Any, ...] = (text,)
+        if capability == "chat":
+            args = (text, _checked_history(kwargs.pop("conversation_history", ())))
+        elif capability == "content":
+            kwargs.setdefault("language", settings.AI_CONTENT_LANGUAGE)
+        return Request(capability=capability, admin=admin, pk=pk, provider_slug=provider_slug, args=args, kwargs=kwargs)
+
+    @classmethod
+    def _access_state(cls, model: AIModel, admin: AbstractUser, catalogue: Catalogue) -> ModelAccessState:
+        own = catalogue.admin_settings(admin, model.provider)
+        return ModelAccessState.calculate(model=model, admin=admin, own=own)
+
+
+def _checked_history(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    turns = [{"role": turn.get("role", ""), "content": turn.get("content", "")} for turn in history]
+    for turn in turns:
+        if turn["role"] not in ROLES or not isinstance(turn["content"], str):
+            raise InvalidRequest(
+                reason=f"Each turn of conversation_history needs a role ({', '.join(ROLES)}) and a content text.",
+                attr="conversation_history",
+            )
+    return turns
+
+
+def _checked_reply(result: str, provider: str) -> Reply:
+    reply = result if isinstance(result, Reply) else Reply(result)
+    if not reply.strip():
+        raise EmptyReply(provider=provider, operation="chat", finish_reason=reply.finish_reason)
+    return reply
+
+
+def _checked_article(result: dict[str, Any], provider: str) -> Article:
+    article = result if isinstance(result, Article) else Article(result)
+    try:
+        check_article(article)
+    except ValueError as error:
+        raise ContentInvalid(provider=provider, operation="generate_seo_content", reason=str(error)) from error
+    return article
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
+    "chat": _checked_reply,
+    "generate_seo_content": _checked_article,
+    "generate_image": checked_image,
+    "text_to_speech": checked_audio,
+}

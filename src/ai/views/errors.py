@@ -1,0 +1,55 @@
+"""The one place where an exception becomes an answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from django.db import IntegrityError
+from django.utils.translation import gettext_lazy as _
+from drf_standardized_errors import handler
+from rest_framework import exceptions
+from rest_framework.response import Response
+
+from src.ai.exceptions import AIError, http_status
+
+
+class ExceptionHandler(handler.ExceptionHandler):
+    """Gives `AIError`s their status, code and `Retry-After`; the library does the rest."""
+
+    def convert_known_exceptions(self, exc: Exception) -> Exception:
+        if isinstance(exc, IntegrityError):
+            return _answer(409, _("Another request got in between. Try again."), "conflict")
+        if isinstance(exc, exceptions.ValidationError) and set(_codes(exc.get_codes())) == {"unique"}:
+            exc.status_code = 409
+        if not isinstance(exc, AIError):
+            return super().convert_known_exceptions(exc)
+        status = http_status(exc)
+        if status == 400:
+            detail = {exc.attr: [exc.message]} if exc.attr else [exc.message]
+            return exceptions.ValidationError(detail, code=exc.code)
+        answer = _answer(status, exc.message, exc.code)
+        if exc.retry_after is not None:
+            answer.wait = math.ceil(exc.retry_after)  # type: ignore[attr-defined]
+        return answer
+
+    def report_exception(self, exc: exceptions.APIException, response: Response) -> None:
+        """A vendor's failure is no error of this site's: it is not reported as one."""
+        if not isinstance(self.exc, AIError):
+            super().report_exception(exc, response)
+
+
+def _answer(status: int, detail: Any, code: str) -> exceptions.APIException:
+    answer = exceptions.APIException(detail, code)
+    answer.status_code = status
+    return answer
+
+
+def _codes(codes: Any) -> Iterator[str]:
+    """Every code in DRF's nested error codes."""
+    if isinstance(codes, str):
+        yield codes
+    else:
+        for inner in codes.values() if isinstance(codes, dict) else codes:
+            yield from _codes(inner)

@@ -1,0 +1,154 @@
+"""Generation: parse, call the service, answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from django.contrib.auth.models import AbstractUser
+from django_filters import FilterSet
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.decorators import action
+from rest_framework.permissions import IsAdminUser
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.viewsets import GenericViewSet
+
+from src.ai.models import AIModel, AIProvider, GeneratedMedia
+from src.ai.providers.base import OPERATIONS
+from src.ai.results import Media
+from src.ai.serializers.ai_provider_serializer import AvailableModelSerializer, AvailableProviderSerializer
+from src.ai.serializers.audio_generation_serializer import AudioGenerationResponseSerializer, AudioGenerationSerializer
+from src.ai.serializers.chat_serializer import ChatResponseSerializer, ChatSerializer
+from src.ai.serializers.content_generation_serializer import (
+    ContentGenerationResponseSerializer,
+    ContentGenerationSerializer,
+)
+from src.ai.serializers.image_generation_serializer import ImageGenerationResponseSerializer, ImageGenerationSerializer
+from src.ai.services.listing import describe_models, describe_providers, models_with, providers_with
+from src.ai.services.media import save_media
+from src.ai.services.unified_service import UnifiedAIService
+from src.ai.views.filters import AvailableModelFilter
+
+
+class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
+    """Images, content, chat and speech from whichever model is active."""
+
+    permission_classes = (IsAdminUser,)
+    filterset_class: type[FilterSet] | None = None
+    search_fields: Sequence[str] = ()
+    ordering_fields: Sequence[str] = ()
+
+    @extend_schema(request=ImageGenerationSerializer, responses=ImageGenerationResponseSerializer)
+    @action(detail=False, methods=["post"], url_path="image/generate", serializer_class=ImageGenerationSerializer)
+    def generate_image(self, request: Request) -> Response:
+        """Make an image: a URL where it is saved, base64 where not."""
+        asked = self._validated(request)
+        keep = {name: asked.pop(name) for name in ("save_to_media", "title", "alt_text")}
+        made = UnifiedAIService.generate_image(admin=self._admin, **asked)
+        files = [self._file(request, image, "image", asked["prompt"], **keep) for image in made.all]
+        answer = {**files[0], "more": files[1:], "placeholder": made.placeholder, "info": made.info}
+        return Response(ImageGenerationResponseSerializer(answer).data)
+
+    @extend_schema(request=ContentGenerationSerializer, responses=ContentGenerationResponseSerializer)
+    @action(detail=False, methods=["post"], url_path="content/generate", serializer_class=ContentGenerationSerializer)
+    def generate_content(self, request: Request) -> Response:
+        """Write an article about a topic."""
+        article = UnifiedAIService.generate_content(admin=self._admin, **self._validated(request))
+        return Response(ContentGenerationResponseSerializer({**article, "info": article.info}).data)
+
+    @extend_schema(request=ChatSerializer, responses=ChatResponseSerializer)
+    @action(detail=False, methods=["post"], url_path="chat/send", serializer_class=ChatSerializer)
+    def send_chat(self, request: Request) -> Response:
+        """Reply to a message."""
+        reply = UnifiedAIService.chat(admin=self._admin, **self._validated(request))
+        return Response(ChatResponseSerializer({"reply": reply, "info": reply.info}).data)
+
+    @extend_schema(request=AudioGenerationSerializer, responses=AudioGenerationResponseSerializer)
+    @action(detail=False, methods=["post"], url_path="audio/generate", serializer_class=AudioGenerationSerializer)
+    def generate_audio(self, request: Request) -> Response:
+        """Speak a text: a URL where it is saved, base64 where not."""
+        asked = self._validated(request)
+        keep = {name: asked.pop(name) for name in ("save_to_media", "title")}
+        made = UnifiedAIService.text_to_speech(admin=self._admin, **asked)
+        answer = {
+            **self._file(request, made, "audio", asked["text"], **keep),
+            "placeholder": made.placeholder,
+            "info": made.info,
+        }
+        return Response(AudioGenerationResponseSerializer(answer).data)
+
+    @extend_schema(
+        operation_id="ai_available_models_list",
+        responses=AvailableModelSerializer(many=True),
+        parameters=[
+            OpenApiParameter("capability", str, OpenApiParameter.PATH, enum=["image", "content", "chat", "audio"])
+        ],
+    )
+    @action(
+        detail=False,
+        url_path=f"(?P<capability>{'|'.join(OPERATIONS)})/models",
+        serializer_class=AvailableModelSerializer,
+        filterset_class=AvailableModelFilter,
+        search_fields=("name", "display_name", "model_id"),
+        ordering_fields=("name", "model_id", "pricing_input", "pricing_output", "sort_order"),
+        queryset=AIModel.objects.all(),
+    )
+    def models(self, request: Request, capability: str) -> Response:
+        """The models that have a capability, active ones first, and whether you may use them."""
+        page = self.paginate_queryset(self.filter_queryset(models_with(capability)))
+        return self.get_paginated_response(
+            AvailableModelSerializer(describe_models(page or (), self._admin), many=True).data
+        )
+
+    @extend_schema(
+        operation_id="ai_available_providers_list",
+        responses=AvailableProviderSerializer(many=True),
+        parameters=[OpenApiParameter("capability", str, required=True, description='Such as "image".')],
+    )
+    @action(
+        detail=False,
+        serializer_class=AvailableProviderSerializer,
+        search_fields=("slug", "name", "display_name"),
+        ordering_fields=("sort_order", "name"),
+        queryset=AIProvider.objects.all(),
+    )
+    def providers(self, request: Request) -> Response:
+        """The active providers that have a capability, and whether you may use them."""
+        capability = request.query_params.get("capability", "")
+        page = self.paginate_queryset(self.filter_queryset(providers_with(capability)))
+        rows = describe_providers(page or (), self._admin, capability)
+        return self.get_paginated_response(AvailableProviderSerializer(rows, many=True).data)
+
+    @property
+    def _admin(self) -> AbstractUser:
+        return cast(AbstractUser, self.request.user)  # the permission lets nobody else in
+
+    def _validated(self, request: Request) -> dict[str, Any]:
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
+    def _file(
+        self,
+        request: Request,
+        media: Media,
+        kind: str,
+        prompt: str,
+        *,
+        save_to_media: bool,
+        title: str = "",
+        alt_text: str = "",
+    ) -> dict[str, Any]:
+        facts = {"content_type": media.content_type, "size": media.getbuffer().nbytes}
+        if not save_to_media:
+            return {**facts, "url": None, "base64": media.base64(), "media_id": None}
+        kept = save_media(
+            media,
+            kind=GeneratedMedia.Kind(kind),
+            prompt=prompt,
+            owner=self._admin,
+            title=title,
+            alt_text=alt_text,
+        )
+        return {**facts, "url": request.build_absolute_uri(kept.file.url), "base64": None, "media_id": kept.public_id}

@@ -1,0 +1,34 @@
+"""Names and lifetimes of what is cached."""
+
+from typing import Final
+
+
+class CacheTTL:
+    """Lifetimes in seconds."""
+
+    SESSION_ADMIN: Final = 3 * 24 * 3600
+    SESSION_USER: Final = 30 * 24 * 3600
+    PERMISSIONS: Final = 5 * 60
+    PROFILE: Final = 15 * 60
+    DEFAULT: Final = 15 * 60
+    AI: Final = 5 * 60
+
+
+class AICacheKeys:
+    """Keys of the AI app's cached rows."""
+
+    @staticmethod
+    def active_model(provider_slug: str, capability: str) -> str:
+        return f"active_model_{provider_slug}_{capability}"
+
+    @staticmethod
+    def provider(slug: str) -> str:
+        return f"ai_provider_{slug}"
+
+    @staticmethod
+    def models_by_capability(capability: str) -> str:
+        return f"ai_models_by_capability_{capability}"
+
+    @staticmethod
+    def admin_settings(admin_id: int, provider_id: int) -> str:
+        return f"ai_admin_settings_{admin_id}_{provider_id}"

@@ -1,0 +1,63 @@
+"""The process's one I/O loop, for synchronous callers of asynchronous code.
+
+One long-lived loop is what lets a synchronous caller reuse pooled connections: a loop a call, as `async_to_sync` makes
+them, opens a connection a call and leaves it behind on a closed loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """An event loop on a daemon thread of its own, started by the first call and again after a fork."""
+
+    def __init__(self) -> None:
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """The result of `coroutine`, run on the loop thread while the caller's thread waits.
+
+        The caller's context variables (language, request id) are the coroutine's. Interrupting the caller cancels it.
+
+        Raises:
+            RuntimeError: the caller's thread is running a loop, which would stand still meanwhile.
+        """
+        if loop_is_running_here():
+            coroutine.close()
+            raise RuntimeError("LoopThread.run() blocks: from async code await the coroutine itself.")
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="ai-io-loop", daemon=True).start()
+            return self._loop
+
+
+def loop_is_running_here() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+io_loop = LoopThread()

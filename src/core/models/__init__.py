@@ -1,0 +1,3 @@
+from src.core.models.base import BaseModel
+
+__all__ = ["BaseModel"]
