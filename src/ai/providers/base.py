@@ -19,8 +19,11 @@ OPERATIONS: Final[Mapping[str, str]] = {
     "audio": "text_to_speech",
 }
 
+# What a `config` key takes: values of one of these types, or one of these words.
+ConfigType = tuple[type | str, ...]
+
 # `config` keys that mean the same for every provider. A provider adds its own in `config_types`.
-COMMON_CONFIG: Final[Mapping[str, tuple[type, ...]]] = {
+COMMON_CONFIG: Final[Mapping[str, ConfigType]] = {
     "base_url": (str,),
     "chat_model": (str,),
     "content_model": (str,),
@@ -48,7 +51,7 @@ class BaseProvider(ABC):
 
     requires_api_key: ClassVar[bool] = True
     public_model_list: ClassVar[bool] = False  # `get_available_models` works without a key
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {}
+    config_types: ClassVar[Mapping[str, ConfigType]] = {}
 
     def __init__(self, api_key: str, config: Mapping[str, Any] | None = None) -> None:
         self.api_key = api_key
@@ -174,13 +177,23 @@ class BaseProvider(ABC):
         for key, value in config.items():
             if key not in known:
                 raise self._invalid_config(f"unknown key '{key}'. Known keys: {', '.join(sorted(known))}.")
-            if not isinstance(value, known[key]) or (isinstance(value, bool) and bool not in known[key]):
-                expected = " or ".join(kind.__name__ for kind in known[key])
-                raise self._invalid_config(f"'{key}' must be {expected}, not {type(value).__name__}.")
+            if (problem := _problem(value, known[key])) is not None:
+                raise self._invalid_config(f"'{key}' {problem}.")
         return dict(config)
 
     def _invalid_config(self, reason: str) -> InvalidConfig:
         return InvalidConfig(provider=self.get_provider_name(), reason=reason, attr="config")
+
+
+def _problem(value: object, allowed: ConfigType) -> str | None:
+    """What is wrong with the value of a `config` key."""
+    words = [word for word in allowed if isinstance(word, str)]
+    if words:
+        return None if value in words else f"must be one of {', '.join(words)}"
+    kinds = tuple(kind for kind in allowed if isinstance(kind, type))
+    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
+        return None
+    return f"must be {' or '.join(kind.__name__ for kind in kinds)}, not {type(value).__name__}"
 
 
 def _info(reply: str) -> ResultInfo:

@@ -11,7 +11,7 @@ from django.utils.text import slugify
 
 FIELDS: Final = ("title", "meta_title", "meta_description", "content", "keywords", "slug")
 
-# OpenAI's strict dialect: every property required, none additional (PROVIDERS.md §3.3).
+# OpenAI's strict dialect: every property required, none additional (developers.openai.com, structured outputs).
 CONTENT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,

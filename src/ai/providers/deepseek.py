@@ -1,4 +1,4 @@
-"""DeepSeek (PROVIDERS §7, 2026-11-23): chat and structured content."""
+"""DeepSeek (api-docs.deepseek.com, autumn 2026): chat and structured content."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a vendor's failure means: one mapping from (status, headers, body), or from an exception, to our errors.
 
-Sources: the vendors' error pages and recorded bodies (PROVIDERS §13 and the error part of each vendor, 2026-11-23).
+Sources: the vendors' error pages and recorded bodies, 2026-11-23.
 Classified by status first, by words only for 400 and 422.
 """
 

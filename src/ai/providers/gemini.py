@@ -1,4 +1,4 @@
-"""Google Gemini (PROVIDERS §4, 2026-11-23)."""
+"""Google Gemini (ai.google.dev/gemini-api, autumn 2026)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, get_args
 
 from src.ai.exceptions import ContentBlocked, EmptyReply, ProviderBadRequest, ProviderError, ProviderUnavailable
 from src.ai.providers import errors, gemini_format, gemini_media, gemini_models
+from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
 from src.ai.providers.gemini_format import JSONMode, Part
 from src.ai.providers.media_bytes import decode_image, media_type
@@ -35,8 +36,8 @@ class GeminiProvider(HTTPVendor):
         "image": "gemini-3.1-flash-image",
         "audio": "gemini-3.8-flash-lite-tts",
     }
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
-        "json_mode": (str,),
+    config_types: ClassVar[Mapping[str, ConfigType]] = {
+        "json_mode": get_args(JSONMode),
         "top_p": (int, float),
         "top_k": (int,),
         "thinking_level": (str,),
@@ -49,7 +50,7 @@ class GeminiProvider(HTTPVendor):
         return "gemini"
 
     def _auth(self) -> dict[str, str]:
-        """In a header, as `?key=` would end up in logs (§4.1)."""
+        """In a header, as `?key=` would end up in logs."""
         return {"x-goog-api-key": self._header_key()}
 
     # -- texts -----------------------------------------------------------------------------------------------------
@@ -79,8 +80,6 @@ class GeminiProvider(HTTPVendor):
             return await self._reply(ask, dropped)
         model, system, options = self._text_options("content", kwargs)
         mode: JSONMode = self.config.get("json_mode") or "schema"
-        if mode not in get_args(JSONMode):
-            raise self._invalid_config(f"'json_mode' must be one of {', '.join(get_args(JSONMode))}.")
         while True:
             body, dropped = gemini_format.build_content(model, prompt, system, options, schema, mode)
             try:
@@ -146,7 +145,7 @@ class GeminiProvider(HTTPVendor):
     async def validate_api_key(self) -> bool:
         """Whether the vendor accepts the key. Raises a `ProviderError` where it could not be asked.
 
-        A 400 that is not `API_KEY_INVALID`, as for a country without Gemini, says nothing about the key (§4.6).
+        A 400 that is not `API_KEY_INVALID`, as for a country without Gemini, says nothing about the key.
         """
         return await self._accepts_key(Ask(operation="validate_api_key", path="/models", params={"pageSize": 1}))
 
@@ -252,7 +251,7 @@ class GeminiProvider(HTTPVendor):
         return await self._ask_for_list(ask, parse)
 
     async def _recording(self, ask: Ask) -> Media:
-        """The audio; asked for once more where the model answered in words or not at all, as it sometimes does (§4.5).
+        """The audio; asked for once more where the model answered in words or not at all, as it sometimes does.
 
         Nothing was recorded then, so nothing is paid for twice but the reading.
         """
@@ -294,7 +293,7 @@ def _check_blocked(call: Call, part: Part) -> None:
 
 
 def _check_image(call: Call, part: Part) -> None:
-    """Words alone, or `NO_IMAGE`, are a refusal: the words say why (§4.4)."""
+    """Words alone, or `NO_IMAGE`, are a refusal: the words say why."""
     _check_blocked(call, part)
     if part.files:
         return
@@ -305,7 +304,7 @@ def _check_image(call: Call, part: Part) -> None:
 
 
 def _empty(call: Call, part: Part) -> EmptyReply:
-    """It names the vendor's own finish reason. One of a breakdown may go away by itself (§13)."""
+    """It names the vendor's own finish reason. One of a breakdown may go away by itself."""
     facts = {**_facts(call), "usage": part.usage, "temporary": part.finish_reason == "error"}
     return EmptyReply(**facts, finish_reason=part.finish or "none")
 
@@ -318,7 +317,7 @@ def _facts(call: Call) -> dict[str, Any]:
 
 
 def _parse_event(call: Call, event: Event, shown: str) -> list[Part]:
-    """The pieces of the reply in one event; a server that knows no `alt=sse` sends all of them in one list (§4.3)."""
+    """The pieces of the reply in one event; a server that knows no `alt=sse` sends all of them in one list."""
     try:
         data = read_json(event.data)
         items = data if isinstance(data, list) else [data]

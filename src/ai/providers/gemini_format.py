@@ -1,6 +1,6 @@
 """Gemini's `generateContent`: dict in, dict out. No transport.
 
-Source: ai.google.dev/gemini-api and `google-genai` 3.4.0 types.py (PROVIDERS §4, 2026-11-23).
+Source: ai.google.dev/gemini-api and `google-genai` 3.4.0 types.py, 2026-11-23.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from src.ai.results import ResultInfo, Usage
 JSONMode = Literal["schema", "openapi", "prompt"]
 Built = tuple[dict[str, Any], tuple[str, ...]]  # a body, and the names of the options that it had to leave out
 
-# A model's thoughts count against maxOutputTokens, so that a small limit leaves nothing for the reply (§2.3). A limit
+# A model's thoughts count against maxOutputTokens, so that a small limit leaves nothing for the reply. A limit
 # gets this much more, the model's own limit being the end. One plain question took 1,001 tokens of thought
 # (chat_response_with_thought_parts.json); hard ones take a multiple.
 THINKING_ROOM: Final = 8_192
@@ -35,13 +35,13 @@ _FIELDS: Final = {
     "frequency_penalty": "frequencyPenalty",
 }
 _THINKING: Final = frozenset({"thinking_level", "thinking_budget"})
-# gemini-4-* ignores temperature, topP and topK and refuses penalties (§4.2); a newer one is taken to do the same.
+# gemini-4-* ignores temperature, topP and topK and refuses penalties; a newer one is taken to do the same.
 _SAMPLING: Final = frozenset({"temperature", "top_p", "top_k", "presence_penalty", "frequency_penalty"})
 _NO_SAMPLING: Final = re.compile(r"gemini-(?:[4-9]|\d\d)\b")
 _NO_THOUGHTS: Final = re.compile(r"gemini-(?:1\.|2\.0|pro$)|gemma-[1-3]")
 _NO_MINIMAL: Final = re.compile(r"gemini-(?:3\.1-pro|3\.[78]-flash|[4-9]\b|\d\d)")
 _JSON_WORDS: Final = re.compile("json|schema|mime", re.IGNORECASE)
-# What responseSchema knows of JSON Schema (OpenAPI subset, §4.2).
+# What responseSchema knows of JSON Schema (OpenAPI subset).
 _OPENAPI: Final = (
     *("type", "format", "title", "description", "nullable", "enum", "items", "minItems", "maxItems", "properties"),
     *("required", "minimum", "maximum", "minLength", "maxLength", "pattern", "anyOf", "propertyOrdering"),
@@ -121,7 +121,7 @@ def build_generation(model: str, options: Mapping[str, Any]) -> Built:
     """The `generationConfig` for a text.
 
     `thinkingConfig` is left out unless asked for: what it may hold differs by family, and leaving it out is always
-    legal (§4.2). `max_tokens` is the length of the reply, so a model that thinks gets `THINKING_ROOM` on top.
+    legal. `max_tokens` is the length of the reply, so a model that thinks gets `THINKING_ROOM` on top.
     """
     name = model_name(model)
     asked = {option: value for option, value in options.items() if value is not None}
@@ -199,7 +199,7 @@ def merge(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _thinking(name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of what was asked that this family takes: 2.5 a budget, 3.x and later a level (§4.2)."""
+    """The part of what was asked that this family takes: 2.5 a budget, 3.x and later a level."""
     level, budget = str(asked.get("thinking_level") or "").upper(), asked.get("thinking_budget")
     if name.startswith("gemini-2.5"):
         return {} if budget is None or (budget == 0 and "pro" in name) else {"thinkingBudget": budget}
@@ -279,7 +279,7 @@ class Part:
 
 
 def parse_answer(data: Any) -> Part:
-    """A `GenerateContentResponse`. Candidates, their content and its parts may each be missing (§4.3).
+    """A `GenerateContentResponse`. Candidates, their content and its parts may each be missing.
 
     Raises:
         ValueError: it is none.
@@ -311,7 +311,7 @@ def parse_usage(metadata: Mapping[str, Any] | None) -> Usage | None:
     read, thought = _count(metadata, "promptTokenCount"), _count(metadata, "thoughtsTokenCount")
     written, total = _count(metadata, "candidatesTokenCount"), _count(metadata, "totalTokenCount")
     if written is not None or thought is not None:
-        output: int | None = (written or 0) + (thought or 0)  # candidatesTokenCount is absent when 0 (§4.3)
+        output: int | None = (written or 0) + (thought or 0)  # candidatesTokenCount is absent when 0
     else:
         output = None if total is None or read is None else max(total - read, 0)
     return Usage(

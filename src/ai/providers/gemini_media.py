@@ -1,4 +1,4 @@
-"""Images and speech of Gemini's `generateContent`. Pure functions (PROVIDERS §4.4 and §4.5, 2026-11-23)."""
+"""Images and speech of Gemini's `generateContent`. Pure functions (ai.google.dev, autumn 2026)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from src.ai.providers.media_bytes import decode_image, playable
 
 _RATIOS: Final = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 _LONG_RATIOS: Final = ("1:4", "4:1", "1:8", "8:1")
-# imageSize by model (§4.4). A model that is not named here gets none, which is always legal.
+# imageSize by model. A model that is not named here gets none, which is always legal.
 _IMAGE_SIZES: Final = (
     (re.compile(r"gemini-3\.1-flash-image"), ("512", "1K", "2K", "4K")),
     (re.compile(r"gemini-3-pro-image|.*nano-banana-2\.1"), ("1K", "2K", "4K")),
@@ -28,12 +28,12 @@ VOICES: Final = (
 )
 DEFAULT_VOICE: Final = "Kore"
 _VOICES: Final = {voice.lower(): voice for voice in VOICES}
-# They read style out of the text and return PCM; those since 3.8 have a field for it and return WAV (§4.5).
+# They read style out of the text and return PCM; those since 3.8 have a field for it and return WAV.
 _STYLE_IN_TEXT: Final = re.compile(r"gemini-(?:2\.5|3\.1)-")
 
 
 def build_image(model: str, prompt: str, options: Mapping[str, Any]) -> Built:
-    """The body for one image: there is no `n` (§4.4).
+    """The body for one image: there is no `n`.
 
     Callers speak DALL·E: a `size` in pixels becomes the nearest aspect ratio that the model has, and with `quality`
     the resolution; `style` goes into the prompt as words. `aspect_ratio` and `image_size` say the same in Gemini's
@@ -74,7 +74,7 @@ def build_image(model: str, prompt: str, options: Mapping[str, Any]) -> Built:
 
 
 def build_speech(model: str, text: str, options: Mapping[str, Any]) -> Built:
-    """The body that has `text` read out in one voice (§4.5).
+    """The body that has `text` read out in one voice.
 
     A voice that Gemini does not have, as OpenAI's, would be a 400: the default one speaks instead. `style` (or OpenAI's
     `instructions`) is how to say it. There is no speed.

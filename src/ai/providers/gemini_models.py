@@ -1,4 +1,4 @@
-"""What Gemini's list of models says, and what it does not. Pure functions (PROVIDERS §4.6, 2026-11-23)."""
+"""What Gemini's list of models says, and what it does not. Pure functions (ai.google.dev, autumn 2026)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from src.ai.results import ModelInfo
 _OTHER_KINDS: Final = re.compile(
     "veo|lyria|robotics|computer-use|deep-research|antigravity|-live|native-audio|aqa|omni"
 )
-# Shut down, though rows may linger: Imagen, 1.x, 2.0, 2.5-flash-image (§2.1), speech before 3.8 (§4.5).
+# Shut down, though rows may linger: Imagen, 1.x, 2.0, 2.5-flash-image, speech before 3.8.
 _GONE: Final = re.compile(
     r"imagen|gemini-(?:1\.|2\.0|pro$|pro-vision)|gemini-2\.5-flash-image|gemini-(?:2\.5|3\.1)-.*-tts"
 )

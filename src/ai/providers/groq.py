@@ -1,9 +1,10 @@
-"""Groq (PROVIDERS §5, 2026-11-23): chat, structured content and speech. It makes no images."""
+"""Groq (console.groq.com/docs, autumn 2026): chat, structured content and speech. It makes no images."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import textwrap
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import httpx
 
 from src.ai.exceptions import ProviderError
 from src.ai.providers import errors
+from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
 from src.ai.providers.media_bytes import join_wavs
 from src.ai.providers.openai_format import ChatRules, Part
@@ -40,7 +42,7 @@ _VOICES: Final = (
     ("orpheus-arabic", ("fahad", "abdullah", "sultan", "lulwa", "noura", "aisha")),
     ("orpheus", ("hannah", "autumn", "diana", "austin", "daniel", "troy")),
 )
-SPEECH_LIMIT: Final = 200  # characters a request; whether Groq still insists is open (§14)
+SPEECH_LIMIT: Final = 200  # characters a request; whether Groq still insists is open
 _SENTENCE_END: Final = re.compile("(?<=[.!?…؟\u06d4])\\s+|\\s*\\n+\\s*")
 
 
@@ -56,7 +58,7 @@ class GroqProvider(OpenAISpeech):
         "chat": "openai/gpt-oss-120b",
         "audio": "canopylabs/orpheus-v1-english",
     }
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {"speech_limit": (int,)}
+    config_types: ClassVar[Mapping[str, ConfigType]] = {"speech_limit": (int,)}
 
     @classmethod
     def get_provider_name(cls) -> str:
@@ -68,17 +70,19 @@ class GroqProvider(OpenAISpeech):
 
     @classmethod
     def _build_sdk(cls, base_url: str, client: httpx.AsyncClient) -> Any:
-        """The SDK adds `/openai/v1` in its resources, which are not used here: its base is the full one (§5.1)."""
+        """The SDK adds `/openai/v1` in its resources, which are not used here: its base is the full one."""
         from groq import AsyncGroq
 
         sdk = AsyncGroq(api_key=http.NO_KEY, base_url=base_url, max_retries=0, http_client=client)
         sdk._custom_headers = {}  # GROQ_CUSTOM_HEADERS
+        # At DEBUG, which GROQ_LOG asks for, it logs each request's headers with the key (groq 1.7.0).
+        logging.getLogger("groq._base_client").setLevel(logging.INFO)
         return sdk
 
     # -- chat ------------------------------------------------------------------------------------------------------
 
     def chat_rules(self, model: str, options: Mapping[str, Any]) -> ChatRules:
-        """§5.1. Thoughts are hidden by the field that the model's family takes; the two exclude each other."""
+        """Thoughts are hidden by the field that the model's family takes; the two exclude each other."""
         known = ((hidden, efforts) for pattern, hidden, efforts in _REASONERS if pattern.search(model))
         hidden, efforts = next(known, ({}, set[str]()))
         rules = ChatRules(
@@ -120,7 +124,7 @@ class GroqProvider(OpenAISpeech):
         return Media(joined, "audio/wav", info)
 
     def build_speech(self, model: str, text: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """§5.2. `response_format` must be sent and be "wav"; an unknown voice of a known model is replaced."""
+        """`response_format` must be sent and be "wav"; an unknown voice of a known model is replaced."""
         body: dict[str, Any] = {"model": model, "input": text, "response_format": "wav"}
         voices: tuple[str, ...] = next((names for part, names in _VOICES if part in model), ())
         if voices:
@@ -139,7 +143,7 @@ class GroqProvider(OpenAISpeech):
     # -- models ----------------------------------------------------------------------------------------------------
 
     def parse_model(self, row: Mapping[str, Any]) -> ModelInfo | None:
-        """§5.3. Modalities, names and prices are in newer rows only; a price per token is one of a text model."""
+        """Modalities, names and prices are in newer rows only; a price per token is one of a text model."""
         if row.get("active") is False:
             return None
         model_id = str(row["id"])

@@ -1,4 +1,4 @@
-"""HuggingFace Inference Providers (PROVIDERS §6, 2026-11-23): chat at the router, images and speech at its hosts.
+"""HuggingFace Inference Providers (huggingface.co/docs): chat at the router, images and speech at its hosts.
 
 `huggingface_hub` 2.4.0 can't keep what every call here promises, so nothing is asked through it:
 - chat_completion, text_to_image, text_to_speech: a client has one key, and a pool of its own that follows redirects
@@ -27,6 +27,7 @@ import httpx
 from src.ai.exceptions import ProviderAuthFailed, ProviderModelNotFound, ProviderNoCredit, ProviderUnavailable
 from src.ai.providers import errors, huggingface_forms
 from src.ai.providers import huggingface_hub_api as hub_api
+from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
 from src.ai.providers.huggingface_forms import IMAGE_FORMS, SPEECH_FORMS, Form, Found, NotReady, Route
 from src.ai.providers.media_bytes import decode_image, media_type, playable
@@ -65,7 +66,7 @@ class HuggingFaceProvider(OpenAICompatible):
         "image": "black-forest-labs/FLUX.1-schnell",
         "audio": "hexgrad/Kokoro-82M",
     }
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
+    config_types: ClassVar[Mapping[str, ConfigType]] = {
         "hub_url": (str,),
         "bill_to": (str,),
         "media_host": (str,),
@@ -106,7 +107,7 @@ class HuggingFaceProvider(OpenAICompatible):
         return await super()._open(ask, limits)
 
     def chat_rules(self, model: str, options: Mapping[str, Any]) -> ChatRules:
-        """§6.1. What a host can't take beyond these is between it and the model."""
+        """What a host can't take beyond these is between it and the model."""
         return ChatRules(refused=frozenset({"verbosity", "service_tier", "user"}))
 
     # -- keys ------------------------------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ class HuggingFaceProvider(OpenAICompatible):
         return list(once.values())
 
     def parse_model(self, row: Mapping[str, Any]) -> ModelInfo | None:
-        """§6.3."""
+        """One row of either list as `ModelInfo`."""
         return hub_api.parse_chat_model(row)
 
     async def _hub_models(self, task: str) -> list[ModelInfo]:

@@ -1,7 +1,7 @@
 """How each inference provider behind HuggingFace's router wants images and speech asked for. Pure, no transport.
 
 HuggingFace calls them inference providers; here they are hosts, to be told from our own providers.
-Source of every form: `huggingface_hub` 2.4.0, inference/_providers/*.py, and PROVIDERS §6.2, 2026-11-23.
+Source of every form: `huggingface_hub` 2.4.0, inference/_providers/*.py, 2026-11-23.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What HuggingFace's lists, mappings and keys say: JSON in, our types out. No transport.
 
-Sources: huggingface/hub-docs, docs/inference-providers (2026-08-22), and `huggingface_hub` 2.4.0, PROVIDERS §6.
+Sources: huggingface/hub-docs, docs/inference-providers (2026-08-22), and `huggingface_hub` 2.4.0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OpenAI (PROVIDERS §3, 2026-11-23)."""
+"""OpenAI (developers.openai.com, autumn 2026)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
+from src.ai.providers.base import ConfigType
 from src.ai.providers.openai_format import SAMPLING, ChatRules, parse_date
 from src.ai.providers.openai_media import OpenAIImages, OpenAISpeech
 from src.ai.providers.prices import find_price
 from src.ai.results import ModelInfo
 
-# Families of chat models, the first that fits counts (§3.2). `always` reasons whatever is asked, `default` unless told
+# Families of chat models, the first that fits counts. `always` reasons whatever is asked, `default` unless told
 # not to, `asked` only when told to, `never` cannot. A newer model than these is taken to reason always.
 _FAMILIES: Final = (
     (re.compile(r"gpt-(?:4o|4\.1|4|3\.5)|chatgpt-4o"), "never"),
@@ -20,10 +21,10 @@ _FAMILIES: Final = (
     (re.compile(r"gpt-5\.5|gpt-5\.6|gpt-6-(?:sol|luna)|gpt-6\.1-terra"), "default"),
     (re.compile(r"o\d|gpt-"), "always"),
 )
-NO_EFFORT: Final = {"reasoning_effort": "none"}  # cheaper and faster, and makes temperature legal again (§3.2)
+NO_EFFORT: Final = {"reasoning_effort": "none"}  # cheaper and faster, and makes temperature legal again
 _VISION_LESS: Final = re.compile(r"gpt-4(?!o|\.1)|gpt-3|o1-mini|o3-mini")
 
-# What an id says about a model (§3.6). Order matters: `gpt-4o-mini-tts` and `gpt-4o-transcribe` are no chat models.
+# What an id says about a model. Order matters: `gpt-4o-mini-tts` and `gpt-4o-transcribe` are no chat models.
 _SKIPPED: Final = re.compile(
     "realtime|live|moderation|sora|codex|-audio|search|computer-use|deep-research|babbage|davinci|instruct|-pro"
 )
@@ -61,7 +62,7 @@ class OpenAIProvider(OpenAIImages, OpenAISpeech):
         "image": "gpt-image-2.5-flare",
         "audio": "gpt-4o-mini-tts",
     }
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {"organization": (str,), "project": (str,)}
+    config_types: ClassVar[Mapping[str, ConfigType]] = {"organization": (str,), "project": (str,)}
 
     @classmethod
     def get_provider_name(cls) -> str:
@@ -87,11 +88,11 @@ class OpenAIProvider(OpenAIImages, OpenAISpeech):
     def build_image(
         self, model: str, prompt: str, options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """DALL·E's words, which callers speak, in those of the model (§3.4)."""
+        """DALL·E's words, which callers speak, in those of the model."""
         return (_dall_e if "dall-e" in model else _gpt_image)(model, prompt, options)
 
     def build_speech(self, model: str, text: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """§3.5. An unknown voice of a known model is replaced; a model of another maker knows its own voices."""
+        """An unknown voice of a known model is replaced; a model of another maker knows its own voices."""
         body: dict[str, Any] = {"model": model, "input": text, "voice": "alloy", "response_format": "mp3"}
         dropped: list[str] = []
         known = {"gpt-4o-mini-tts": VOICES, "tts-1": _OLD_VOICES, "tts-1-hd": _OLD_VOICES}.get(model)
@@ -111,7 +112,7 @@ class OpenAIProvider(OpenAIImages, OpenAISpeech):
         return body, tuple(dropped)
 
     def parse_model(self, row: Mapping[str, Any]) -> ModelInfo | None:
-        """§3.6. A model whose shutdown date is past is not listed; one of an unknown kind has no capability."""
+        """A model whose shutdown date is past is not listed; one of an unknown kind has no capability."""
         model_id = str(row["id"])
         shutdown = parse_date(row.get("shutdown_date"))
         if shutdown is not None and shutdown <= datetime.now(UTC).date():

@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar, get_args
 
 import httpx
 
@@ -22,6 +22,7 @@ from src.ai.exceptions import (
     ProviderUnavailable,
 )
 from src.ai.providers import errors, openai_format
+from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
 from src.ai.providers.openai_format import ChatRules, JSONMode, Part
 from src.ai.providers.payload import read_json
@@ -33,7 +34,7 @@ from src.core import http
 
 T = TypeVar("T")
 
-# Finish reasons of a vendor that broke down, not of a model that ended (OpenRouter; DeepSeek §7, 2026-11).
+# Finish reasons of a vendor that broke down, not of a model that ended (OpenRouter; DeepSeek, 2026-11).
 _BROKE_DOWN: Final = frozenset({"error", "insufficient_system_resource"})
 _JSON_WORDS: Final = re.compile(r"response_format|json_schema|json_object|json mode|structured output", re.IGNORECASE)
 
@@ -42,8 +43,8 @@ class OpenAICompatible(HTTPVendor):
     """Chat and what follows from it, through the `openai` SDK. See the module's text for what a vendor adds."""
 
     models_path: ClassVar[str] = "/models"
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
-        "json_mode": (str,),
+    config_types: ClassVar[Mapping[str, ConfigType]] = {
+        "json_mode": get_args(JSONMode),
         "reasoning_effort": (str,),
         "top_p": (int, float),
     }

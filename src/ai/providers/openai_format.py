@@ -1,6 +1,6 @@
 """OpenAI's wire format, as six vendors and many servers speak it: dict in, dict out. No transport.
 
-Source: `openai` 3.54.0 types/* and the vendors' differences in PROVIDERS §2, §3, 2026-11-23.
+Source: `openai` 3.54.0 types/* and each vendor's reference where it differs, 2026-11-23.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""OpenRouter (PROVIDERS §8, 2026-11-23): models of nearly every vendor behind one key."""
+"""OpenRouter (openrouter.ai/docs, autumn 2026): models of nearly every vendor behind one key."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 from django.utils.encoding import iri_to_uri
 
 from src.ai.exceptions import ContentBlocked, InvalidRequest, ProviderBadRequest, ProviderError, ProviderModelNotFound
+from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import REASON_LENGTH
 from src.ai.providers.openai import VOICES
 from src.ai.providers.openai_format import SAMPLING, ChatRules, JSONMode, parse_chat, parse_date
@@ -30,7 +31,7 @@ _ATTRIBUTION: Final = {
     "X-OpenRouter-Title": "app_name",
     "X-OpenRouter-Categories": "app_categories",
 }
-# OpenAI's reasoning models list none of these in `supported_parameters`; OpenRouter drops them silently (§8.2).
+# OpenAI's reasoning models list none of these in `supported_parameters`; OpenRouter drops them silently.
 _NO_SAMPLING: Final = re.compile(r"openai/(?:o\d|gpt-5(?:-|$)|gpt-5\.[5-9]|gpt-[6-9])")
 _NO_ENDPOINT: Final = re.compile("No endpoints found that", re.IGNORECASE)
 _FORMAT_WORDS: Final = re.compile(r"response_format|\bformat\b|\bmp3\b|No endpoints found that", re.IGNORECASE)
@@ -44,7 +45,7 @@ _QUALITIES: Final = {"standard": "medium", "hd": "high"} | {
     name: name for name in ("auto", "low", "medium", "high", "xhigh", "max")
 }
 _IMAGE_FIELDS: Final = ("aspect_ratio", "resolution", "seed", "background", "output_format", "output_compression")
-MOST_IMAGES: Final = 10  # a request (§8.3)
+MOST_IMAGES: Final = 10  # a request
 
 
 class OpenRouterProvider(OpenAIImages, OpenAISpeech):
@@ -61,7 +62,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
         "image": "google/gemini-3.1-flash-image",
         "audio": "google/gemini-3.8-flash-tts",
     }
-    config_types: ClassVar[Mapping[str, tuple[type, ...]]] = {
+    config_types: ClassVar[Mapping[str, ConfigType]] = {
         "site_url": (str,),
         "app_name": (str,),
         "app_categories": (str,),
@@ -91,7 +92,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
     # -- chat ------------------------------------------------------------------------------------------------------
 
     def chat_rules(self, model: str, options: Mapping[str, Any]) -> ChatRules:
-        """§8.2. What a host does not support is left out by OpenRouter, so only what is known is said."""
+        """What a host does not support is left out by OpenRouter, so only what is known is said."""
         refused = SAMPLING | {"stop"} if _NO_SAMPLING.match(model) else frozenset[str]()
         return ChatRules(refused=refused, extra={"reasoning": HIDDEN, **self._routing()}, hides_thoughts=True)
 
@@ -108,7 +109,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
         return {**asked, "provider": {"require_parameters": True, **asked.get("provider", {})}}
 
     def _refuses_json_mode(self, error: ProviderError) -> bool:
-        """No host of the model takes all that was asked for: 404 "No endpoints found that can handle …" (§8.6)."""
+        """No host of the model takes all that was asked for: 404 "No endpoints found that can handle …"."""
         unroutable = isinstance(error, ProviderModelNotFound) and _NO_ENDPOINT.search(str(error.facts.get("reason")))
         return bool(unroutable) or super()._refuses_json_mode(error)
 
@@ -133,7 +134,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
     def build_image(
         self, model: str, prompt: str, options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """DALL·E's words in OpenRouter's (§8.3): pixels become a ratio and a tier, which hosts fit to their own."""
+        """DALL·E's words in OpenRouter's: pixels become a ratio and a tier, which hosts fit to their own."""
         body: dict[str, Any] = {"model": model, "prompt": prompt}
         dropped: list[str] = []
         for name, value in options.items():
@@ -197,14 +198,14 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
         return media
 
     def build_speech(self, model: str, text: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """§8.4. Each maker has voices of its own; OpenAI's are replaced by the maker's default."""
+        """Each maker has voices of its own; OpenAI's are replaced by the maker's default."""
         is_gemini, is_openai = model.startswith("google/"), model.startswith("openai/")
 
         def has_voice(name: object) -> bool:
             return is_openai or name not in VOICES
 
         body: dict[str, Any] = {"model": model, "input": text}
-        # Gemini's speech has been PCM only, at OpenRouter too (§8.4, uncertain for 3.8).
+        # Gemini's speech has been PCM only, at OpenRouter too (uncertain for 3.8).
         body["response_format"] = "pcm" if is_gemini else "mp3"
         if is_gemini or is_openai:
             body["voice"] = "Kore" if is_gemini else "alloy"
@@ -228,7 +229,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
         return await self._ask_for_list(ask, lambda answer: self.parse_models(answer.json()))
 
     def parse_model(self, row: Mapping[str, Any]) -> ModelInfo | None:
-        """§8.5. Any field may be missing. Variants for batches and models past their date are left out."""
+        """Any field may be missing. Variants for batches and models past their date are left out."""
         model_id = str(row["id"])
         expires = parse_date(row.get("expiration_date"))
         if model_id.endswith(":batch") or (expires and expires < datetime.now(UTC).date()):

@@ -1,4 +1,4 @@
-"""The one retry policy: what may be asked again, how often and when (PROVIDERS §13). SDKs retry nothing."""
+"""The one retry policy: what may be asked again, how often and when. SDKs retry nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which model to name when one that a configuration still holds is gone (PROVIDERS §9.2, 2026-11-23)."""
+"""Which model to name when a configured one is gone, from the vendors' deprecation pages (autumn 2026)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 SUCCESSORS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "openai": (
         (r"dall-e-|gpt-image-1$", "gpt-image-2.5-flare"),
-        (r"gpt-4|gpt-3\.5|chatgpt-4|o1|o3-mini|o4-mini", "gpt-6-luna"),
+        (r"gpt-4(?!.*-(?:tts|transcribe|audio|realtime|search))|gpt-3\.5|chatgpt-4|o1|o3-mini|o4-mini", "gpt-6-luna"),
     ),
     "gemini": (
         (r"imagen-|gemini-.*image", "gemini-3.1-flash-image"),

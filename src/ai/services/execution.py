@@ -27,33 +27,33 @@ async def execute(operation: str, provider: BaseProvider, *args: Any, **kwargs: 
         AIError: whatever goes wrong, exceptions of third-party providers included.
     """
     with _failures_as_ours(operation, provider):
-        return await _within(total_timeout(operation), getattr(provider, operation)(*args, **kwargs))
+        return await _within(total_timeout(operation, provider), getattr(provider, operation)(*args, **kwargs))
 
 
 def stream(provider: BaseProvider, *args: Any, **kwargs: Any) -> ReplyStream:
-    """The provider's `stream_chat`, guarded like `execute`; its first delta has a time-out of its own."""
+    """The provider's `stream_chat`, guarded like `execute`."""
     info = ResultInfo()
     return ReplyStream(_deltas(provider, provider.stream_chat(*args, **kwargs), info), info)
 
 
-def total_timeout(operation: str) -> float:
-    """Seconds that `operation` may take."""
+def total_timeout(operation: str, provider: BaseProvider) -> float:
+    """Seconds that `operation` may take: the provider's own `timeout`, else the setting's."""
+    if own := provider.config.get("timeout"):
+        return float(own)
     seconds: float = settings.AI_TIMEOUT_IMAGE if operation == "generate_image" else settings.AI_TIMEOUT_TOTAL
     return seconds
 
 
 async def _deltas(provider: BaseProvider, source: ReplyStream, info: ResultInfo) -> AsyncIterator[str]:
     operation = "stream_chat"
-    deadline = monotonic() + total_timeout(operation)
-    patience = settings.AI_TIMEOUT_FIRST_BYTE
+    deadline = monotonic() + total_timeout(operation, provider)
     try:
         while True:
             with _failures_as_ours(operation, provider):
                 try:
-                    delta = await _within(min(patience, deadline - monotonic()), anext(source))
+                    delta = await _within(deadline - monotonic(), anext(source))
                 except StopAsyncIteration:
                     break
-            patience = deadline - monotonic()
             yield delta
         info.update(source.info)
         if not source.text.strip():

@@ -1,4 +1,4 @@
-"""DeepSeek, as it answered in autumn 2026 (PROVIDERS §7)."""
+"""DeepSeek, as it answered in autumn 2026."""
 
 import json
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Gemini, as it answered in autumn 2026 (PROVIDERS §4)."""
+"""Gemini, as it answered in autumn 2026."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Groq, as it answered in autumn 2026 (PROVIDERS §5)."""
+"""Groq, as it answered in autumn 2026."""
 
 from decimal import Decimal
 

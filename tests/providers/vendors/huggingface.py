@@ -1,4 +1,4 @@
-"""HuggingFace's router, hosts and Hub, as they answered in 2026 (PROVIDERS §6)."""
+"""HuggingFace's router, hosts and Hub, as they answered in 2026."""
 
 from decimal import Decimal
 

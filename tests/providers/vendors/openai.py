@@ -1,4 +1,4 @@
-"""OpenAI, as it answered in autumn 2026 (PROVIDERS §3)."""
+"""OpenAI, as it answered in autumn 2026."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""OpenRouter, as it answered in autumn 2026 (PROVIDERS §8)."""
+"""OpenRouter, as it answered in autumn 2026."""
 
 import json
 from decimal import Decimal
