@@ -630,3 +630,18 @@ def test_every_operation_works_through_the_service(rows: AIProvider, superuser: 
     assert UnifiedAIService.generate_content(topic="Cats", **ask) == article
     assert {VENDOR.key_in(request) for request in upstream.requests} == {VENDOR.key}
     assert not any(VENDOR.key in request.query for request in upstream.requests)
+
+
+async def test_the_request_is_the_one_that_googles_own_sdk_sends(
+    gemini: Callable[..., GeminiProvider], upstream: Upstream
+) -> None:
+    from google import genai  # half a second that only this test needs
+
+    for _ in range(2):
+        upstream.reply(200, answer("Hello!"))
+    await gemini().chat("Hi", model="gemma-4-31b-it", temperature=0.5)
+    with genai.Client(api_key="AIza-key", http_options={"base_url": upstream.url, "api_version": "v1beta"}) as client:
+        client.models.generate_content(model="gemma-4-31b-it", contents="Hi", config={"temperature": 0.5})
+    ours, theirs = upstream.requests
+    assert (ours.method, ours.path, ours.json) == (theirs.method, theirs.path, theirs.json)
+    assert "x-goog-api-key" in ours.headers.keys() & theirs.headers.keys()
