@@ -100,7 +100,7 @@ def _plain(host: str) -> str:
 
 
 def _literal(host: str) -> IPAddress | None:
-    """The address that `host` is, in any form that a resolver takes: 2130706433, 0x7f.1 and 0177.0.0.1 are 127.0.0.1."""
+    """The address that `host` is, in any form that a resolver takes: 2130706433 and 0x7f.1 are 127.0.0.1."""
     host = host.partition("%")[0].rstrip(".")
     try:
         return ipaddress.ip_address(host)

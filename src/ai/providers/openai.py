@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
@@ -19,7 +20,7 @@ _FAMILIES: Final = (
     (re.compile(r"gpt-(?:4o|4\.1|4|3\.5)|chatgpt-4o"), "never"),
     (re.compile(r"gpt-5\.[1-4](?!\d)"), "asked"),
     (re.compile(r"gpt-5\.5|gpt-5\.6|gpt-6-(?:sol|luna)|gpt-6\.1-terra"), "default"),
-    (re.compile(r"o\d|gpt-"), "always"),
+    (re.compile(r"o\d|gpt-(?!oss)"), "always"),
 )
 NO_EFFORT: Final = {"reasoning_effort": "none"}  # cheaper and faster, and makes temperature legal again
 _VISION_LESS: Final = re.compile(r"gpt-4(?!o|\.1)|gpt-3|o1-mini|o3-mini")
@@ -80,10 +81,11 @@ class OpenAIProvider(OpenAIImages, OpenAISpeech):
         rules = ChatRules(max_tokens_field="max_completion_tokens")
         if reasons == "never":
             return rules.without("reasoning_effort", "verbosity")
+        rules = rules.without("stop")
         effort = options.get("reasoning_effort")
         if reasons == "always" or effort not in (None, "none"):
-            return rules.without("stop", *SAMPLING)
-        return ChatRules(max_tokens_field="max_completion_tokens", extra={} if reasons == "asked" else NO_EFFORT)
+            return rules.without(*SAMPLING)
+        return rules if reasons == "asked" else replace(rules, extra=NO_EFFORT)
 
     def build_image(
         self, model: str, prompt: str, options: Mapping[str, Any]
