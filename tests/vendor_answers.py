@@ -50,13 +50,13 @@ def article(**changes: Any) -> dict[str, Any]:
     return chat(json.dumps({**ARTICLE, **changes}, ensure_ascii=False))
 
 
-def png(width: int = 2, height: int = 2) -> bytes:
+def png(width: int = 2, height: int = 2, rows: int | None = None) -> bytes:
     def part(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    rows = (b"\0" + b"\x80\x40\x20" * width) * height
+    pixels = (b"\0" + b"\x80\x40\x20" * width) * (height if rows is None else rows)
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(pixels)) + part(b"IEND", b"")
 
 
 def images(*files: bytes) -> dict[str, Any]:

@@ -7,7 +7,7 @@
     ├── ModelAccessDenied
     ├── NoUsableKey: SharedKeyNotAllowed, NoAPIKeyAvailable, KeyUnreadable, PersonalKeysNotAllowed
     ├── MonthlyLimitReached
-    ├── SettingsProtected
+    ├── SettingsProtected, MediaNotSaved
     └── ProviderError
         ├── ProviderAuthFailed, ProviderNoCredit, ProviderRateLimited, ProviderModelNotFound, ProviderBadRequest
         ├── ProviderUnavailable, ProviderTimeout, ProviderInvalidResponse, ContentInvalid, EmptyReply
@@ -152,6 +152,10 @@ class SettingsProtected(AIError):
     code = "limit_protects_settings"
 
 
+class MediaNotSaved(AIError):
+    code = "media_not_saved"
+
+
 class MonthlyLimitReached(AIError):
     code = "monthly_limit_reached"
 
@@ -229,6 +233,7 @@ HTTP_STATUS: dict[type[AIError], int] = {
     NoUsableKey: 403,
     SettingsProtected: 409,
     MonthlyLimitReached: 429,
+    MediaNotSaved: 503,
     ProviderError: 502,
     ProviderRateLimited: 429,
     ProviderModelNotFound: 404,

@@ -87,6 +87,7 @@ def scrub(text: str, *secrets: str) -> str:
 class ExceptionReporterFilter(SafeExceptionReporterFilter):
     """Error reports without secrets: local variables are shown with whatever looks like a key taken out."""
 
+    hidden_settings = re.compile("API|AUTH|TOKEN|KEY|SECRET|PASS|SIGNATURE|HTTP_COOKIE|_URL|LOCATION", re.IGNORECASE)
     hidden_names = re.compile("api_?key|token|password|secret|authorization|plain", re.IGNORECASE)
 
     def get_traceback_frame_variables(self, request: HttpRequest | None, tb_frame: Any) -> ItemsView[str, Any]:

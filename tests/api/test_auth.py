@@ -57,6 +57,20 @@ def test_an_inactive_admin_can_neither_log_in_nor_use_a_token(editor: User, edit
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"username": "\\ud800", "password": "x"}',
+        '{"\\ud800": "x", "password": "x"}',
+        "[" * 100_000,
+        '{"a":' * 60_000,
+    ],
+)
+def test_json_that_nobody_can_store_or_show_is_refused(body: str, anonymous_api: APIClient, db: None) -> None:
+    response = anonymous_api.post(LOGIN, body, content_type="application/json")
+    assert (response.status_code, codes(response)) == (400, ["parse_error"])
+
+
 def test_a_stale_token_does_not_keep_one_from_logging_in(editor: User) -> None:
     response = with_token("0" * 64).post(LOGIN, {"username": "editor", "password": "editor-password"})
     assert response.status_code == 200
@@ -148,6 +162,8 @@ def test_a_token_may_live_as_long_as_one_asks(editor_api: APIClient) -> None:
     assert chosen.startswith(until.date().isoformat())
     response = editor_api.post(TOKENS, {"name": "gone", "expiry": "2020-01-01T00:00:00Z"})
     assert (response.status_code, codes(response)) == (400, ["in_the_past"])
+    response = editor_api.post(TOKENS, {"name": "late", "expiry": "9999-12-31T23:59:59.999999Z"})
+    assert (response.status_code, codes(response)) == (400, ["too_late"])
 
 
 def test_others_tokens_do_not_exist(editor_api: APIClient, superuser: User, client_of: Clients) -> None:

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from wave import open as open_wave
 
@@ -430,6 +431,25 @@ def test_what_is_no_image_is_no_result(editor_api: APIClient, painter: AIModel, 
     assert not GeneratedMedia.objects.exists()
 
 
+def test_an_image_that_is_cut_off_is_no_result(editor_api: APIClient, painter: AIModel, upstream: Upstream) -> None:
+    whole_file = answers.png(200, 200)
+    for broken in (whole_file[: len(whole_file) // 2], answers.png(30_000, 30_000, rows=1)):
+        upstream.reply(200, answers.images(broken))
+        response = editor_api.post(IMAGE, {"prompt": "A kite"})
+        assert (response.status_code, codes(response)) == (502, ["provider_invalid_response"])
+
+
+def test_where_storing_fails_nothing_is_left_behind(
+    editor_api: APIClient, painter: AIModel, upstream: Upstream, settings: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "ai").write_text("a file where the folder should be")
+    settings.MEDIA_ROOT = tmp_path
+    upstream.reply(200, answers.images(answers.png()))
+    response = editor_api.post(IMAGE, {"prompt": "A kite", "save_to_media": True})
+    assert (response.status_code, codes(response)) == (503, ["media_not_saved"])
+    assert not GeneratedMedia.objects.exists()
+
+
 def test_audio_comes_as_a_file_that_plays(editor_api: APIClient, speaker: AIModel, upstream: Upstream) -> None:
     upstream.reply(200, answers.wav(0.6), content_type="audio/wav")
     body = editor_api.post(AUDIO, {"text": "Hello", "voice": "alloy", "speed": 1.0}).json()
@@ -448,9 +468,10 @@ def test_saved_audio_has_a_url_and_a_row(editor_api: APIClient, speaker: AIModel
 
 
 def test_what_is_no_audio_is_no_result(editor_api: APIClient, speaker: AIModel, upstream: Upstream) -> None:
-    upstream.reply(200, b"hello, I am text", content_type="audio/mpeg")
-    response = editor_api.post(AUDIO, {"text": "Hello"})
-    assert (response.status_code, codes(response)) == (502, ["provider_invalid_response"])
+    for data in (b"hello, I am text", answers.wav(0)):
+        upstream.reply(200, data, content_type="audio/wav")
+        response = editor_api.post(AUDIO, {"text": "Hello"})
+        assert (response.status_code, codes(response)) == (502, ["provider_invalid_response"])
 
 
 # -- vendors that fail ------------------------------------------------------------------------------------------------

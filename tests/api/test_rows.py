@@ -140,6 +140,10 @@ def test_a_model_is_created_by_its_providers_slug(admin_api: APIClient, make_pro
         ({"modle_id": "typo"}, "modle_id", "unknown_field"),
         ({"config": {"shape": "round"}}, "config", "invalid_config"),
         ({"config": []}, "config", "invalid_config"),
+        ({"config": {"timeout": -5}}, "config", "invalid_config"),
+        ({"config": {"timeout": 10**400}}, "config", "invalid_config"),
+        ({"config": {"base_url": "http://169.254.169.254/x"}}, "config", "invalid_config"),
+        ({"provider": "open\x00ai"}, "provider", "invalid"),
         ({"config": {"chat_model": "a\x00b"}}, "config", "invalid_config"),
         ({"capabilities": ["c" * 101]}, "capabilities.0", "max_length"),
         ({"model_id": "a\x00b"}, "model_id", "null_characters_not_allowed"),
@@ -237,6 +241,29 @@ def test_only_a_superuser_sets_a_limit(editor_api: APIClient, editor: User, make
     assert (response.status_code, codes(response)) == (409, ["limit_protects_settings"])
     own.refresh_from_db()
     assert own.monthly_limit == 5
+
+
+def test_settings_stay_with_their_provider(editor_api: APIClient, editor: User, make_provider: MakeProvider) -> None:
+    own = AdminProviderSettings.objects.create(admin=editor, provider=make_provider(), monthly_limit=1)
+    make_provider("groq")
+    response = editor_api.patch(f"{SETTINGS}/{own.pk}", {"provider": "groq"})
+    assert (response.status_code, codes(response)) == (400, ["immutable"])
+    assert editor_api.patch(f"{SETTINGS}/{own.pk}", {"provider": "openai"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{MODELS}/active?capability=%00",
+        f"{MODELS}/active?capability=chat&provider=%00",
+        "/api/admin/ai/providers?capability=%00",
+        "/api/admin/auth/tokens/%00",
+        f"{MODELS}?provider=%00",
+        f"{MODELS}?search=%00",
+    ],
+)
+def test_a_null_character_in_a_path_or_query_is_no_500(path: str, editor_api: APIClient) -> None:
+    assert editor_api.get(path).status_code in (200, 400, 404)
 
 
 def test_a_personal_key_is_refused_where_the_provider_allows_none(

@@ -107,6 +107,18 @@ def test_an_empty_text_is_refused_before_anything_else(text: Any, editor: User) 
         UnifiedAIService.chat(message=text, admin=editor)
 
 
+@pytest.mark.parametrize("history", ["earlier", ["a"], [{"role": "robot", "content": "x"}], [{"role": "user"}]])
+def test_a_history_of_another_form_is_refused(history: Any, editor: User) -> None:
+    with pytest.raises(InvalidRequest, match="conversation_history"):
+        UnifiedAIService.chat(message="Hi", admin=editor, conversation_history=history)
+
+
+def test_keywords_may_be_one_text_with_commas(editor: User, upstream: Upstream) -> None:
+    upstream.send(whole(200, answers.article()))
+    UnifiedAIService.generate_content(topic="Tea", admin=editor, keywords="black tea, cups")  # type: ignore[arg-type]
+    assert "black tea, cups" in upstream.last.json["messages"][-1]["content"]
+
+
 def test_wrong_set_up_is_a_value_error(editor: User, provider: AIProvider) -> None:
     with pytest.raises(ValueError, match="no AI model with id 999"):
         UnifiedAIService.chat(message="Hi", admin=editor, model_id=999)

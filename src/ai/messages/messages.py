@@ -41,6 +41,7 @@ AI_ERRORS: Messages = {
         "The model of provider '{provider}' returned nothing (finish reason: {finish_reason}). "
         "Raise max_tokens or choose another model."
     ),
+    "media_not_saved": _("The file was made but can't be stored. Ask without save_to_media to get it directly."),
     "stream_interrupted": _("The stream of provider '{provider}' ended before its end: {reason}"),
 }
 

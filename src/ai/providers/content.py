@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from django.utils.text import slugify
+
+from src.ai.providers.payload import read_json
 
 FIELDS: Final = ("title", "meta_title", "meta_description", "content", "keywords", "slug")
 
@@ -85,7 +86,7 @@ def parse_article(answer: str, *, keywords: Sequence[str] = ()) -> dict[str, Any
         "meta_title": meta_title,
         "meta_description": meta_description,
         "content": texts["content"],
-        "keywords": _parse_keywords(data.get("keywords")) or list(keywords),
+        "keywords": parse_keywords(data.get("keywords")) or list(keywords),
         "slug": slug,
     }
 
@@ -101,8 +102,8 @@ def _parse_object(answer: str) -> dict[str, Any]:
     if start < 0 or end < start:
         raise ValueError("it holds no JSON object")
     try:
-        data = json.loads(text[start : end + 1], strict=False)  # models put raw line breaks into strings
-    except json.JSONDecodeError as error:
+        data = read_json(text[start : end + 1], strict=False)  # models put raw line breaks into strings
+    except ValueError as error:
         raise ValueError(f"its JSON is broken: {error}") from error
     if not isinstance(data, dict):
         raise ValueError("its JSON is not an object")
@@ -125,7 +126,8 @@ def _clean_text(data: dict[str, Any], name: str) -> str:
     return text
 
 
-def _parse_keywords(value: object) -> list[str]:
+def parse_keywords(value: object) -> list[str]:
+    """Keywords out of a list, or of one text with commas. Raises `ValueError`."""
     if isinstance(value, str):
         value = re.split(r"[,،;؛\n]", value)
     if value is None:
@@ -145,6 +147,6 @@ def check_article(data: dict[str, Any]) -> None:
         raise ValueError(f"its keys are {', '.join(sorted(data))}")
     for name in FIELDS:
         if name == "keywords":
-            _parse_keywords(data[name] if isinstance(data[name], list) else 0)
+            parse_keywords(data[name] if isinstance(data[name], list) else 0)
         else:
             _clean_text(data, name)

@@ -169,6 +169,13 @@ class AdminProviderSettingsSerializer(RowSerializer[AdminProviderSettings]):
         )
         read_only_fields = COUNTERS
 
+    def validate_provider(self, value: AIProvider) -> AIProvider:
+        # Key, limit and usage belong to the provider they were entered for.
+        if self.instance is not None and value != self.instance.provider:
+            message = _("Settings stay with their provider: make new ones for another.")
+            raise serializers.ValidationError(message, code="immutable")
+        return value
+
     def validate_monthly_limit(self, value: int | None) -> int | None:
         if value != getattr(self.instance, "monthly_limit", None) and not self.context["request"].user.is_superuser:
             raise PermissionDenied(_("Only a superuser can set a monthly limit."))

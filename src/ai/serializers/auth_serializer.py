@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.utils import timezone
@@ -10,6 +11,8 @@ from rest_framework import serializers
 
 from src.ai.models import APIToken
 from src.ai.serializers.base import StrictFieldsMixin
+
+LONGEST_LIFE = timedelta(days=36_500)
 
 
 class LoginSerializer(StrictFieldsMixin, serializers.Serializer[Any]):
@@ -48,6 +51,9 @@ class TokenSerializer(StrictFieldsMixin, serializers.ModelSerializer[APIToken]):
     def validate_expiry(self, value: Any) -> Any:
         if value is not None and value <= timezone.now():
             raise serializers.ValidationError(_("Give a moment in the future."), code="in_the_past")
+        if value is not None and value > timezone.now() + LONGEST_LIFE:
+            message = _("Give a moment in the next hundred years, or null for a token that does not expire.")
+            raise serializers.ValidationError(message, code="too_late")
         return value
 
     def create(self, validated_data: dict[str, Any]) -> APIToken:

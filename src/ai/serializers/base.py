@@ -93,4 +93,6 @@ class ProviderField(serializers.SlugRelatedField[AIProvider]):
             found = AIProvider.objects.filter(pk=data).first()
             if found is not None:
                 return found
+        if not isinstance(data, str) or not data.isprintable():
+            self.fail("invalid")
         return super().to_internal_value(data)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Final
+from typing import Any, Final
 
 import mutagen
 from django.contrib.auth.models import AbstractUser
 from django.core.files.base import ContentFile
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from PIL import Image, UnidentifiedImageError
 
-from src.ai.exceptions import ProviderInvalidResponse
+from src.ai.exceptions import MediaNotSaved, ProviderInvalidResponse
 from src.ai.models import GeneratedMedia
 from src.ai.results import Media
 
@@ -84,6 +84,22 @@ def save_media(
     return row
 
 
+def save_all(made: Sequence[Media], **facts: Any) -> list[GeneratedMedia]:
+    """`save_media` for everything that one call made: all of it is kept, or nothing.
+
+    Raises:
+        MediaNotSaved: the storage or the database failed.
+    """
+    kept: list[GeneratedMedia] = []
+    try:
+        for media in made:
+            kept.append(save_media(media, **facts))
+    except (OSError, DatabaseError) as error:
+        delete_media(kept)
+        raise MediaNotSaved() from error
+    return kept
+
+
 def delete_media(rows: Iterable[GeneratedMedia]) -> None:
     """Delete the rows and, once that is certain, their files."""
     doomed = list(rows)
@@ -95,6 +111,8 @@ def delete_media(rows: Iterable[GeneratedMedia]) -> None:
 
 
 def _checked(result: BytesIO, provider: str, read_type: Callable[[BytesIO], str]) -> Media:
+    if not isinstance(result, BytesIO):
+        raise ProviderInvalidResponse(provider=provider, reason=f"it is {type(result).__name__} instead of a file")
     media = result if isinstance(result, Media) else Media(result.getvalue(), "")
     for item in media.all:
         try:
@@ -107,12 +125,23 @@ def _checked(result: BytesIO, provider: str, read_type: Callable[[BytesIO], str]
     return media
 
 
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, mutagen.MutagenError)
+_UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    mutagen.MutagenError,
+)
 
 
 def _image_type(media: BytesIO) -> str:
     with Image.open(media) as image:
         image.verify()
+    media.seek(0)
+    with Image.open(media) as image:
+        image.load()  # `verify` reads no pixels
         return _known(Image.MIME.get(image.format or "", ""))
 
 
@@ -120,6 +149,8 @@ def _audio_type(media: BytesIO) -> str:
     file = mutagen.File(media)
     if file is None:
         raise ValueError("unknown format")
+    if not file.info.length:
+        raise ValueError("it is silent from the start: no samples")
     return next((mime for mime in file.mime if mime in EXTENSIONS), None) or _known(file.mime[0])
 
 

@@ -6,6 +6,8 @@ callers run the middle part on the process's I/O loop, asynchronous ones await i
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
@@ -13,6 +15,7 @@ from typing import Any, Final, TypedDict, Unpack
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.db import DatabaseError
 
 from src.ai.exceptions import (
     ContentInvalid,
@@ -23,12 +26,13 @@ from src.ai.exceptions import (
     ModelNotFound,
     NoActiveModel,
     NoActiveModelAnyProvider,
+    ProviderInvalidResponse,
     ProviderNotFound,
     SyncCallInAsyncCode,
 )
 from src.ai.models import AIModel, AIProvider
 from src.ai.providers.base import OPERATIONS, BaseProvider
-from src.ai.providers.content import check_article
+from src.ai.providers.content import check_article, parse_keywords
 from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo
 from src.ai.services import execution
@@ -38,6 +42,8 @@ from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
 from src.ai.services.usage import check_monthly_limit, count_success
 from src.core.loop import io_loop, loop_is_running_here
+
+logger = logging.getLogger(__name__)
 
 ROLES: Final = ("system", "user", "assistant")
 
@@ -350,7 +356,10 @@ class UnifiedAIService:
 
     @classmethod
     def _increment_usage(cls, model: AIModel, admin: AbstractUser) -> None:
-        count_success(model=model, admin=admin)
+        try:
+            count_success(model=model, admin=admin)
+        except DatabaseError:  # the vendor has been paid: the caller gets what it bought
+            logger.exception("A call was not counted", extra={"provider": model.provider.slug, "model": model.model_id})
 
     # -- how they are strung together ------------------------------------------------------------------------------
 
@@ -393,7 +402,7 @@ class UnifiedAIService:
                 yield delta
             info.update(stream.info)
             failed = False
-        except GeneratorExit:
+        except (GeneratorExit, asyncio.CancelledError):
             failed = not stream.text
             raise
         finally:
@@ -447,12 +456,16 @@ class UnifiedAIService:
     ) -> Request:
         if not isinstance(text, str) or not text.strip():
             raise InvalidRequest(reason=f"'{name}' must be a text that is not empty.", attr=name)
+        if pk is not None and (not isinstance(pk, int) or isinstance(pk, bool)):
+            raise InvalidRequest(reason="'model_id' must be the id (a number) of an AI model.", attr="model_id")
         kwargs = {option: value for option, value in options.items() if value is not None}
         args: tuple[Any, ...] = (text,)
         if capability == "chat":
             args = (text, _checked_history(kwargs.pop("conversation_history", ())))
         elif capability == "content":
             kwargs.setdefault("language", settings.AI_CONTENT_LANGUAGE)
+            if isinstance(words := kwargs.get("keywords"), str):
+                kwargs["keywords"] = parse_keywords(words)
         return Request(capability=capability, admin=admin, pk=pk, provider_slug=provider_slug, args=args, kwargs=kwargs)
 
     @classmethod
@@ -462,17 +475,19 @@ class UnifiedAIService:
 
 
 def _checked_history(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    turns = [{"role": turn.get("role", ""), "content": turn.get("content", "")} for turn in history]
-    for turn in turns:
-        if turn["role"] not in ROLES or not isinstance(turn["content"], str):
+    for turn in history:
+        fits = isinstance(turn, Mapping) and turn.get("role") in ROLES and isinstance(turn.get("content"), str)
+        if not fits:
             raise InvalidRequest(
                 reason=f"Each turn of conversation_history needs a role ({', '.join(ROLES)}) and a content text.",
                 attr="conversation_history",
             )
-    return turns
+    return [{"role": turn["role"], "content": turn["content"]} for turn in history]
 
 
 def _checked_reply(result: str, provider: str) -> Reply:
+    if not isinstance(result, str):
+        raise ProviderInvalidResponse(provider=provider, reason=f"it is {type(result).__name__} instead of a text")
     reply = result if isinstance(result, Reply) else Reply(result)
     if not reply.strip():
         raise EmptyReply(provider=provider, operation="chat", finish_reason=reply.finish_reason)

@@ -118,6 +118,7 @@ class TokenViewSet(
     permission_classes = (IsAdminUser,)
     lookup_field = "token_key"
     lookup_url_kwarg = "id"
+    lookup_value_regex = "[A-Za-z0-9]+"
     search_fields = ("name",)
     ordering_fields = ("name", "created", "expiry", "last_used_at")
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from django.db import IntegrityError
+from django.db import DataError, IntegrityError
 from django.utils.translation import gettext_lazy as _
 from drf_standardized_errors import handler
 from rest_framework import exceptions
@@ -21,6 +21,8 @@ class ExceptionHandler(handler.ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         if isinstance(exc, IntegrityError):
             return _answer(409, _("Another request got in between. Try again."), "conflict")
+        if isinstance(exc, DataError):
+            return exceptions.ValidationError(_("A value does not fit: it is too long, or holds a null character."))
         if isinstance(exc, exceptions.ValidationError) and set(_codes(exc.get_codes())) == {"unique"}:
             exc.status_code = 409
         if not isinstance(exc, AIError):

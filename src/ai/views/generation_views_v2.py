@@ -26,7 +26,7 @@ from src.ai.serializers.content_generation_serializer import (
 )
 from src.ai.serializers.image_generation_serializer import ImageGenerationResponseSerializer, ImageGenerationSerializer
 from src.ai.services.listing import describe_models, describe_providers, models_with, providers_with
-from src.ai.services.media import save_media
+from src.ai.services.media import save_all
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
 
@@ -46,7 +46,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         asked = self._validated(request)
         keep = {name: asked.pop(name) for name in ("save_to_media", "title", "alt_text")}
         made = UnifiedAIService.generate_image(admin=self._admin, **asked)
-        files = [self._file(request, image, "image", asked["prompt"], **keep) for image in made.all]
+        files = self._files(request, made, GeneratedMedia.Kind.IMAGE, asked["prompt"], **keep)
         answer = {**files[0], "more": files[1:], "placeholder": made.placeholder, "info": made.info}
         return Response(ImageGenerationResponseSerializer(answer).data)
 
@@ -72,7 +72,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         keep = {name: asked.pop(name) for name in ("save_to_media", "title")}
         made = UnifiedAIService.text_to_speech(admin=self._admin, **asked)
         answer = {
-            **self._file(request, made, "audio", asked["text"], **keep),
+            **self._files(request, made, GeneratedMedia.Kind.AUDIO, asked["text"], **keep)[0],
             "placeholder": made.placeholder,
             "info": made.info,
         }
@@ -129,26 +129,24 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
 
-    def _file(
+    def _files(
         self,
         request: Request,
-        media: Media,
-        kind: str,
+        made: Media,
+        kind: GeneratedMedia.Kind,
         prompt: str,
         *,
         save_to_media: bool,
-        title: str = "",
-        alt_text: str = "",
-    ) -> dict[str, Any]:
-        facts = {"content_type": media.content_type, "size": media.getbuffer().nbytes}
+        **described: str,
+    ) -> list[dict[str, Any]]:
+        facts = [{"content_type": media.content_type, "size": media.getbuffer().nbytes} for media in made.all]
+        sent: list[dict[str, Any]]
         if not save_to_media:
-            return {**facts, "url": None, "base64": media.base64(), "media_id": None}
-        kept = save_media(
-            media,
-            kind=GeneratedMedia.Kind(kind),
-            prompt=prompt,
-            owner=self._admin,
-            title=title,
-            alt_text=alt_text,
-        )
-        return {**facts, "url": request.build_absolute_uri(kept.file.url), "base64": None, "media_id": kept.public_id}
+            sent = [{"url": None, "base64": media.base64(), "media_id": None} for media in made.all]
+        else:
+            kept = save_all(made.all, kind=kind, prompt=prompt, owner=self._admin, **described)
+            urls = [request.build_absolute_uri(row.file.url) for row in kept]
+            sent = [
+                {"url": url, "base64": None, "media_id": row.public_id} for url, row in zip(urls, kept, strict=True)
+            ]
+        return [{**fact, **file} for fact, file in zip(facts, sent, strict=True)]
