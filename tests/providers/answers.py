@@ -135,10 +135,10 @@ async def call(provider: BaseProvider, name: str, kwargs: Mapping[str, Any]) -> 
     return await operation(*texts.get(name, []), **kwargs)
 
 
-def http_providers() -> list[str]:
-    """The names whose provider asks over HTTP; others, as the local one, have tests of their own."""
+def http_providers(base: type[HTTPVendor] = HTTPVendor) -> list[str]:
+    """The names whose provider asks over HTTP, on this base; others, as the local one, have tests of their own."""
     registry = AIProviderRegistry()
-    return [name for name in registry.get_registered_names() if issubclass(registry.get(name), HTTPVendor)]
+    return [name for name in registry.get_registered_names() if issubclass(registry.get(name), base)]
 
 
 def answers_of(name: str) -> VendorAnswers:

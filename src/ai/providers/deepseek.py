@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 from src.ai.exceptions import EmptyReply
 from src.ai.providers.openai_compatible import OpenAICompatible
 from src.ai.providers.openai_format import SAMPLING, ChatRules
+from src.ai.providers.payload import as_count, as_text
 from src.ai.providers.prices import find_price
 from src.ai.results import ModelInfo, Reply
 
@@ -48,10 +49,10 @@ class DeepSeekProvider(OpenAICompatible):
         sees = "image" in (row.get("input_modalities") or ())
         return ModelInfo(
             model_id=model_id,
-            display_name=row.get("name") or price.name,
+            display_name=as_text(row.get("name")) or price.name,
             capabilities=("chat", "content", "vision") if sees else ("chat", "content"),
             pricing_input=price.input,
             pricing_output=price.output,
-            context_window=row.get("context_window") or price.context_window,
-            max_tokens=row.get("max_output_tokens"),
+            context_window=as_count(row.get("context_window")) or price.context_window,
+            max_tokens=as_count(row.get("max_output_tokens")),
         )

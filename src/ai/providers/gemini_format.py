@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from src.ai.exceptions import InvalidRequest
+from src.ai.providers.payload import as_count, as_text
 from src.ai.results import ResultInfo, Usage
 
 JSONMode = Literal["schema", "openapi", "prompt"]
@@ -295,12 +296,12 @@ def parse_answer(data: Any) -> Part:
     return Part(
         text="".join(part["text"] for part in parts if isinstance(part.get("text"), str)),
         files=tuple(file for part in parts if (file := _file(part.get("inlineData")))),
-        finish=candidate.get("finishReason") or "",
-        blocked=feedback.get("blockReason") or "",
-        note=" ".join(note for note in notes if note),
+        finish=as_text(candidate.get("finishReason")),
+        blocked=as_text(feedback.get("blockReason")),
+        note=" ".join(note for note in map(as_text, notes) if note),
         usage=parse_usage(data.get("usageMetadata")),
-        model=data.get("modelVersion") or None,
-        response_id=data.get("responseId") or None,
+        model=as_text(data.get("modelVersion")) or None,
+        response_id=as_text(data.get("responseId")) or None,
     )
 
 
@@ -308,8 +309,8 @@ def parse_usage(metadata: Mapping[str, Any] | None) -> Usage | None:
     """Tokens by our names: thoughts are billed as output, and are apart from the candidates' in Gemini's count."""
     if not metadata:
         return None
-    read, thought = _count(metadata, "promptTokenCount"), _count(metadata, "thoughtsTokenCount")
-    written, total = _count(metadata, "candidatesTokenCount"), _count(metadata, "totalTokenCount")
+    read, thought = as_count(metadata.get("promptTokenCount")), as_count(metadata.get("thoughtsTokenCount"))
+    written, total = as_count(metadata.get("candidatesTokenCount")), as_count(metadata.get("totalTokenCount"))
     if written is not None or thought is not None:
         output: int | None = (written or 0) + (thought or 0)  # candidatesTokenCount is absent when 0
     else:
@@ -317,7 +318,7 @@ def parse_usage(metadata: Mapping[str, Any] | None) -> Usage | None:
     return Usage(
         input_tokens=read,
         output_tokens=output,
-        cache_read_tokens=_count(metadata, "cachedContentTokenCount"),
+        cache_read_tokens=as_count(metadata.get("cachedContentTokenCount")),
         reasoning_tokens=thought,
     )
 
@@ -326,8 +327,3 @@ def _file(inline: Any) -> File | None:
     if not isinstance(inline, dict) or not inline.get("data"):
         return None
     return File(str(inline.get("mimeType") or ""), str(inline["data"]))
-
-
-def _count(metadata: Mapping[str, Any], name: str) -> int | None:
-    value = metadata.get(name)
-    return value if type(value) is int else None

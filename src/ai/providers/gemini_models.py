@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from src.ai.providers.gemini_format import model_name
+from src.ai.providers.payload import as_text
 from src.ai.providers.prices import FREE, UNKNOWN, Price, find_price
 from src.ai.results import ModelInfo
 
@@ -47,7 +48,7 @@ def parse_model(row: Mapping[str, Any]) -> ModelInfo | None:
     notes = (row.get("description"), _RETIRING.get(model_id))
     return ModelInfo(
         model_id=model_id,
-        display_name=row.get("displayName") or price.name,
+        display_name=as_text(row.get("displayName")) or price.name,
         description=" ".join(note for note in notes if note),
         capabilities=capabilities,
         pricing_input=price.input,

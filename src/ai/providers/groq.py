@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import textwrap
@@ -19,6 +18,7 @@ from src.ai.providers.errors import Call
 from src.ai.providers.media_bytes import join_wavs
 from src.ai.providers.openai_format import ChatRules, Part
 from src.ai.providers.openai_media import OpenAISpeech
+from src.ai.providers.payload import as_count, as_text, read_json
 from src.ai.providers.prices import find_price, per_million
 from src.ai.providers.sse import Event
 from src.ai.providers.vendor import Ask, interrupted
@@ -101,7 +101,7 @@ class GroqProvider(OpenAISpeech):
     def _parse_event(self, call: Call, event: Event, shown: bool) -> Part:
         """As the base has it; a stream that Groq stops early says so in `x_groq` (SDK 1.7.0, `XGroq.error`)."""
         part = super()._parse_event(call, event, shown)
-        if '"x_groq"' in event.data and (reason := (json.loads(event.data).get("x_groq") or {}).get("error")):
+        if '"x_groq"' in event.data and (reason := (read_json(event.data).get("x_groq") or {}).get("error")):
             raise interrupted(call, errors.from_body(call, {"error": reason}, {}))
         return part
 
@@ -153,12 +153,12 @@ class GroqProvider(OpenAISpeech):
         input_, output = per_million(listed.get("prompt")), per_million(listed.get("completion"))
         return ModelInfo(
             model_id=model_id,
-            display_name=row.get("name") or price.name,
+            display_name=as_text(row.get("name")) or price.name,
             capabilities=capabilities,
             pricing_input=price.input if input_ is None else input_,
             pricing_output=price.output if output is None else output,
-            context_window=row.get("context_window") or price.context_window,
-            max_tokens=row.get("max_completion_tokens"),
+            context_window=as_count(row.get("context_window")) or price.context_window,
+            max_tokens=as_count(row.get("max_completion_tokens")),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 PCM_RATE: Final = 24_000  # samples a second where a vendor does not say (OpenAI, Gemini and OpenRouter, 2026-11)
 _PCM: Final = re.compile(r"^audio/(?:l16|pcm)\b", re.IGNORECASE)
-_RATE: Final = re.compile(r"\brate=(\d+)", re.IGNORECASE)
+_RATE: Final = re.compile(r"\brate=(\d{4,6})\b", re.IGNORECASE)
 _SIGNATURES: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"\x89PNG\r\n\x1a\n", "image/png"),
     (0, b"\xff\xd8\xff", "image/jpeg"),
@@ -46,7 +46,7 @@ def playable(data: bytes, content_type: str) -> tuple[bytes, str]:
     known = media_type(data)
     if known and known.startswith("audio/") and not (_PCM.match(content_type) and known in ("audio/mpeg", "audio/aac")):
         return data, known
-    if _PCM.match(content_type) and data:
+    if _PCM.match(content_type) and len(data) > 1:
         rate = _RATE.search(content_type)
         return pcm_as_wav(data, rate=int(rate[1]) if rate else PCM_RATE), "audio/wav"
     raise ValueError(f"it is no audio but {content_type or 'something without a type'} of {len(data)} bytes")

@@ -12,6 +12,7 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final, Literal
 
+from src.ai.providers.payload import as_count, as_text
 from src.ai.results import Usage
 
 JSONMode = Literal["schema", "object", "prompt"]
@@ -144,8 +145,8 @@ def parse_chat(data: Mapping[str, Any]) -> Part:
     common: dict[str, Any] = {
         "usage": parse_usage(usage),
         "cost": parse_decimal(usage.get("cost")) if usage else None,
-        "model": _text(data.get("model")) or None,
-        "response_id": _text(data.get("id")) or None,
+        "model": as_text(data.get("model")) or None,
+        "response_id": as_text(data.get("id")) or None,
     }
     choices = data.get("choices") or []
     if not choices:
@@ -155,8 +156,8 @@ def parse_chat(data: Mapping[str, Any]) -> Part:
     return Part(
         text=_content(message.get("content")),
         thinks_apart=bool(message.get("reasoning") or message.get("reasoning_content")),
-        refusal=_text(message.get("refusal")),
-        finish_reason=_text(choice.get("finish_reason")) or None,
+        refusal=as_text(message.get("refusal")),
+        finish_reason=as_text(choice.get("finish_reason")) or None,
         **common,
     )
 
@@ -207,20 +208,15 @@ def _content(content: object) -> str:
     """Text, or the text parts of a list of parts (Mistral's servers, OpenRouter)."""
     if isinstance(content, list):
         return "".join(
-            _text(part.get("text")) for part in content if isinstance(part, dict) and part.get("type") == "text"
+            as_text(part.get("text")) for part in content if isinstance(part, dict) and part.get("type") == "text"
         )
-    return _text(content)
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    return as_text(content)
 
 
 def _count(usage: object, *names: str) -> int | None:
     if not isinstance(usage, dict):
         return None
-    numbers = (number for name in names if type(number := usage.get(name, "")) in (int, float))
-    return next((int(number) for number in numbers if 0 <= number < float("inf")), None)
+    return _first(*(as_count(usage.get(name)) for name in names))
 
 
 def _first(*values: int | None) -> int | None:

@@ -44,8 +44,13 @@ class OpenAIImages(OpenAICompatible):
         (images, info), refused = await self._without_refused(ask, lambda asked: self._ask(asked, self._parse_images))
         info.dropped_params = (*dropped, *refused)
         info.model = info.model or model
-        files = await asyncio.gather(*(self._image_bytes(image) for image in images))
-        first, *more = [Media(data, media_type(data) or "application/octet-stream", info) for data in files]
+        try:
+            async with asyncio.TaskGroup() as group:
+                files = [group.create_task(self._image_bytes(image)) for image in images]
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        made = [file.result() for file in files]
+        first, *more = [Media(data, media_type(data) or "application/octet-stream", info) for data in made]
         first.more = tuple(more)
         return first
 
@@ -104,7 +109,8 @@ class OpenAISpeech(OpenAICompatible):
 def parse_images(data: Mapping[str, Any]) -> list[str]:
     """Each image of an answer: base64, a `data:` URL or a URL."""
     rows: Sequence[Mapping[str, Any]] = data["data"]
-    return [image for row in rows if (image := row.get("b64_json") or row.get("url"))]
+    found = (row.get("b64_json") or row.get("url") for row in rows)
+    return [image for image in found if image and isinstance(image, str)]
 
 
 def parse_speech(answer: Answer, *, raw: bool) -> Media:

@@ -20,6 +20,7 @@ from src.ai.providers.errors import REASON_LENGTH
 from src.ai.providers.openai import VOICES
 from src.ai.providers.openai_format import SAMPLING, ChatRules, JSONMode, parse_chat, parse_date
 from src.ai.providers.openai_media import OpenAIImages, OpenAISpeech
+from src.ai.providers.payload import as_count, as_text
 from src.ai.providers.prices import per_million
 from src.ai.providers.thinking import strip_thoughts
 from src.ai.providers.vendor import Answer, Ask
@@ -240,13 +241,13 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
         note = f"To be withdrawn on {expires}. " if expires else ""
         return ModelInfo(
             model_id=model_id,
-            display_name=row.get("name") or "",
-            description=f"{note}{row.get('description') or ''}".strip(),
+            display_name=as_text(row.get("name")),
+            description=f"{note}{as_text(row.get('description'))}".strip(),
             capabilities=capabilities,
             pricing_input=input_,
             pricing_output=output,
-            context_window=row.get("context_length") or top.get("context_length"),
-            max_tokens=top.get("max_completion_tokens"),
+            context_window=as_count(row.get("context_length")) or as_count(top.get("context_length")),
+            max_tokens=as_count(top.get("max_completion_tokens")),
         )
 
 

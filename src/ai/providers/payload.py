@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, Final
 
+LARGEST: Final = 2**31 - 1
 _HALF: Final = re.compile(r"\\u[dD][89a-fA-F]")
 # An escape: of a pair of surrogates, of half of one, or any other.
 _ESCAPE: Final = re.compile(
@@ -13,9 +14,9 @@ _ESCAPE: Final = re.compile(
 )
 
 
-def read_json(content: bytes | str) -> Any:
+def read_json(content: bytes | str, *, strict: bool = True) -> Any:
     """What the JSON holds. Text that no answer of ours could carry on is replaced by U+FFFD: broken UTF-8, and halves
-    of surrogate pairs, which servers send that cut a stream between the two.
+    of surrogate pairs, which servers send that cut a stream between the two. `strict` as in `json.loads`.
 
     Raises:
         ValueError: it is no JSON, or is nested too deeply.
@@ -24,6 +25,18 @@ def read_json(content: bytes | str) -> Any:
     if _HALF.search(text):
         text = _ESCAPE.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], text)
     try:
-        return json.loads(text)
+        return json.loads(text, strict=strict)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def as_text(value: object) -> str:
+    """A text; nothing where it is something else."""
+    return value if isinstance(value, str) else ""
+
+
+def as_count(value: object) -> int | None:
+    """How many of something; `None` where it is no such number, or larger than a column of ours holds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        return None
+    return int(value)
