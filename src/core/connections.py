@@ -91,7 +91,7 @@ class Transport(httpx.AsyncBaseTransport):
             self._close(connection.socket)
             return
         self._idle.append(connection)
-        if len(self._idle) > IDLE_LIMIT:
+        while self._idle and (len(self._idle) > IDLE_LIMIT or self._idle[0].is_old()):
             self._close(self._idle.pop(0).socket)
 
     def drop(self) -> None:
@@ -227,16 +227,15 @@ class _Connection:
         self._idle_since = monotonic()
         return True
 
-    def is_alive(self) -> bool:
-        """Whether this idle connection may be used: it is not old, and has nothing to say.
+    def is_old(self) -> bool:
+        """Whether it has been idle for so long that its other end may be about to close it."""
+        return monotonic() - self._idle_since > IDLE_SECONDS
 
-        What an idle connection has to say can only be that its other end has closed it.
-        """
-        if monotonic() - self._idle_since > IDLE_SECONDS:
-            return False
+    def is_alive(self) -> bool:
+        """Whether this idle connection may be used: what it has to say can only be that its other end has closed it."""
         poll = select.poll()
         poll.register(self.socket, select.POLLIN)
-        return not poll.poll(0)
+        return not self.is_old() and not poll.poll(0)
 
     async def _write(self, data: bytes, wait: float | None) -> None:
         try:

@@ -13,7 +13,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,6 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_django import Settings
 
 from src.core import connections, http
@@ -32,6 +28,7 @@ from src.core.http import BodyTooLarge, KeyMissing
 from src.core.loop import io_loop
 from src.core.net_guard import UrlRefused
 from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, endless, whole
+from tests.upstream.tls import self_signed, server_context
 
 OK = whole(200, {"ok": True})
 
@@ -95,10 +92,21 @@ async def test_a_connection_that_the_vendor_has_closed_is_not_used_again(upstrea
 
 
 async def test_an_old_connection_is_not_used_again(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    await get(upstream.url)
     monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
     await get(upstream.url)
-    await get(upstream.url)
     assert upstream.connections == 2
+    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)
+
+
+async def test_old_connections_are_closed_when_any_host_is_asked(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await get(upstream.url)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.0)
+    with Upstream() as other:
+        await get(other.url)
+    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)
 
 
 async def test_few_connections_are_kept(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,35 +592,12 @@ async def test_a_name_without_an_address_can_not_be_reached(resolve: Callable[..
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for `localhost`, and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return self_signed(tmp_path_factory.mktemp("tls") / "both.pem")
 
 
 @pytest.fixture
 def tls_upstream(certificate: Path) -> Iterator[Upstream]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with Upstream(tls=context) as server:
+    with Upstream(tls=server_context(certificate)) as server:
         server.on("GET", "/", served)
         yield server
 
@@ -666,11 +651,15 @@ async def test_connections_with_tls_are_used_again(tls_upstream: Upstream) -> No
 
 
 @pytest.mark.usefixtures("trusted")
-async def test_large_bodies_go_through_tls_both_ways(tls_upstream: Upstream) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_large_bodies_go_through_tls_both_ways(tls_upstream: Upstream, run: Callable[[Any], bytes]) -> None:
     tls_upstream.on("POST", "/", lambda request: whole(200, request.body))
     body = os.urandom(2 * 1024 * 1024)
-    url = f"https://localhost:{tls_upstream.port}/"
-    assert (await (await http.client()).post(url, content=body)).content == body
+
+    async def post() -> bytes:
+        return (await (await http.client()).post(f"https://localhost:{tls_upstream.port}/", content=body)).content
+
+    assert run(post()) == body
 
 
 @pytest.mark.usefixtures("trusted")

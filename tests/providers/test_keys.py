@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
@@ -128,6 +129,29 @@ def test_threads_share_few_connections(vendor: VendorAnswers, upstream: Upstream
         list(pool.map(lambda _: io_loop.run(vendor.provider(upstream).chat("Hello", **vendor.chat.kwargs)), range(40)))
     assert len(upstream.requests) == 40
     assert upstream.connections <= threads
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_prefork_workers_ask_over_connections_of_their_own(vendor: VendorAnswers, upstream: Upstream) -> None:
+    """As Celery's do: the parent has asked before it forks."""
+    vendor.serve(upstream, vendor.chat)
+
+    def ask_once(_: int = 0) -> str:
+        return str(io_loop.run(vendor.provider(upstream).chat("Hello", **vendor.chat.kwargs)))
+
+    assert ask_once() == vendor.chat.result
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                os._exit(0 if [ask_once() for _ in range(5)] == [vendor.chat.result] * 5 else 1)
+            finally:
+                os._exit(2)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert ask_once() == vendor.chat.result
+    assert (upstream.connections, len(upstream.requests)) == (3, 12)
 
 
 @each()
