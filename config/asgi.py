@@ -9,6 +9,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django_application = get_asgi_application()
 
 from config.static import add_headers, add_static_files  # noqa: E402 (needs Django to be set up)
+from src.ai.services.ledger.sweeper import sweeper  # noqa: E402
 
 application = ServeStaticASGI(django_application, add_headers_function=add_headers, allow_all_origins=False)
 add_static_files(application)
+sweeper.start()

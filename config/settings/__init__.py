@@ -264,6 +264,19 @@ AI_TIMEOUT_TOTAL = env.float("AI_TIMEOUT_TOTAL", default=120.0)
 AI_TIMEOUT_IMAGE = env.float("AI_TIMEOUT_IMAGE", default=180.0)
 # Hosts a provider's base URL may name with plain http; all others need https, or a key could be read on the way.
 AI_HTTP_HOSTS = env.list("AI_HTTP_HOSTS", default=[])
+# The accounting month: its time zone, and "gregorian" or "jalali".
+AI_MONTH_TIME_ZONE = env.str("AI_MONTH_TIME_ZONE", default=TIME_ZONE)
+AI_MONTH_CALENDAR = env.str("AI_MONTH_CALENDAR", default="gregorian")
+# Seconds that a call waits for the books before it is refused, and that an answer waits to be on them.
+AI_LEDGER_TIMEOUT = env.float("AI_LEDGER_TIMEOUT", default=10.0)
+# Whether a call that nobody came back from (its process died) is charged what was held for it.
+AI_CHARGE_UNKNOWN_CALLS = env.bool("AI_CHARGE_UNKNOWN_CALLS", default=True)
+# Whether an admin with a budget may use a model whose price is not known.
+AI_BUDGET_ALLOWS_UNKNOWN_PRICE = env.bool("AI_BUDGET_ALLOWS_UNKNOWN_PRICE", default=False)
+# What a reply is expected to be at most where neither the request nor the model says; tokens.
+AI_DEFAULT_MAX_TOKENS = env.int("AI_DEFAULT_MAX_TOKENS", default=4096)
+# Whether prompts and replies are kept (encrypted) beside the usage records.
+AI_STORE_TEXTS = env.bool("AI_STORE_TEXTS", default=False)
 # A GGUF file for the local provider, instead of the small one it ships with.
 LOCAL_GGUF = env.str("LOCAL_GGUF", default="")
 

@@ -6,7 +6,8 @@
     ├── ProviderNotRegistered, ProviderNotFound, ModelNotFound, NoActiveModel, NoActiveModelAnyProvider
     ├── ModelAccessDenied
     ├── NoUsableKey: SharedKeyNotAllowed, NoAPIKeyAvailable, KeyUnreadable, PersonalKeysNotAllowed
-    ├── MonthlyLimitReached
+    ├── UsageLimited: MonthlyLimitReached, BudgetExhausted; PriceUnknown
+    ├── LedgerUnavailable
     ├── SettingsProtected, MediaNotSaved
     └── ProviderError
         ├── ProviderAuthFailed, ProviderNoCredit, ProviderRateLimited, ProviderModelNotFound, ProviderBadRequest
@@ -156,8 +157,30 @@ class MediaNotSaved(AIError):
     code = "media_not_saved"
 
 
-class MonthlyLimitReached(AIError):
+class UsageLimited(AIError):
+    """A limit has no room for the call. Facts: provider_name, resets_at; `retry_after` says the same in seconds."""
+
     code = "monthly_limit_reached"
+
+
+class MonthlyLimitReached(UsageLimited):
+    code = "monthly_limit_reached"
+
+
+class BudgetExhausted(UsageLimited):
+    code = "budget_exhausted"
+
+
+class PriceUnknown(AIError):
+    """A budget can't be held to with a model whose price nobody has entered."""
+
+    code = "price_unknown"
+
+
+class LedgerUnavailable(AIError):
+    """The call could not be put on the books, so it was not made."""
+
+    code = "ledger_unavailable"
 
 
 class ProviderError(AIError):
@@ -232,7 +255,9 @@ HTTP_STATUS: dict[type[AIError], int] = {
     ModelAccessDenied: 403,
     NoUsableKey: 403,
     SettingsProtected: 409,
-    MonthlyLimitReached: 429,
+    UsageLimited: 429,
+    PriceUnknown: 403,
+    LedgerUnavailable: 503,
     MediaNotSaved: 503,
     ProviderError: 502,
     ProviderRateLimited: 429,

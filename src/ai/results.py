@@ -52,6 +52,7 @@ class ResultInfo:
     cost: Decimal | None = None  # US$, where the vendor names it
     dropped_params: tuple[str, ...] = ()  # what the caller asked for and this model cannot take
     placeholder: bool = False  # not made by a model
+    standings: tuple[Any, ...] = ()  # of the limits that held for the call (`Standing`s), after it
 
     def update(self, other: ResultInfo) -> None:
         """Take over every fact that `other` knows."""

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Model)
 
 def insert_missing(model: type[M], rows: Iterable[M]) -> None:
     """Insert `rows`; one that breaks a unique constraint is left out. Their primary keys stay unknown."""
-    statement = _Statement(model, [field for field in model._meta.concrete_fields if not field.primary_key])
+    statement = Statement(model, [field for field in model._meta.concrete_fields if not field.primary_key])
     statement.run(
         f"INSERT INTO {statement.table} ({statement.columns}) {statement.select} ON CONFLICT DO NOTHING",
         rows,
@@ -33,7 +33,7 @@ def insert_missing(model: type[M], rows: Iterable[M]) -> None:
 def update_rows(model: type[M], rows: Iterable[M], field_names: Sequence[str]) -> None:
     """Write the named fields of `rows` to those with the same primary keys: the values as they are, no `auto_now`."""
     fields = [field for field in model._meta.concrete_fields if field.primary_key or field.name in field_names]
-    statement = _Statement(model, fields)
+    statement = Statement(model, fields)
     table, key = statement.table, statement.key
     written = ", ".join(f"{name} = new.{name}" for name in map(statement.column, fields) if name != key)
     statement.run(
@@ -44,20 +44,26 @@ def update_rows(model: type[M], rows: Iterable[M], field_names: Sequence[str]) -
     )
 
 
-class _Statement:
+class Statement:
     """The parts of a statement over many rows; `select` yields `fields` of each out of one JSON parameter."""
 
-    def __init__(self, model: type[Model], fields: Sequence[AnyField]) -> None:
+    def __init__(
+        self, model: type[Model], fields: Sequence[AnyField], connection: BaseDatabaseWrapper | None = None
+    ) -> None:
         self.fields = fields
-        self.connection: BaseDatabaseWrapper = connections[router.db_for_write(model)]
+        self.connection = connection or connections[router.db_for_write(model)]
         self.table = self.connection.ops.quote_name(model._meta.db_table)
         self.key = next(self.column(field) for field in model._meta.concrete_fields if field.primary_key)
         self.columns = ", ".join(map(self.column, fields))
         self.on_postgresql = self.connection.vendor == "postgresql"
-        values = ", ".join(self._value(field, place) for place, field in enumerate(fields))
+        self.select = self.select_with(())
+
+    def select_with(self, constants: Iterable[str]) -> str:
+        """`select`, followed by the same SQL expressions for each row."""
+        values = ", ".join([*(self._value(field, place) for place, field in enumerate(self.fields)), *constants])
         source = "jsonb_array_elements(%s::jsonb) AS item(value)" if self.on_postgresql else "json_each(%s)"
         # "WHERE true": without it SQLite reads the ON of ON CONFLICT as that of a join.
-        self.select = f"SELECT {values} FROM {source} WHERE true"  # noqa: S608 (names of columns, no values)
+        return f"SELECT {values} FROM {source} WHERE true"  # noqa: S608 (names of columns, no values)
 
     def column(self, field: AnyField) -> str:
         return self.connection.ops.quote_name(field.column or field.name)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
+from django import forms
 from django.core.exceptions import FieldError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -66,3 +68,33 @@ class EncryptedTextField(models.TextField):  # type: ignore[type-arg]  # not sub
                 f"'{self.name}' can't be written without its row, which it is bound to: assign it and save()."
             )
         return super().get_prep_value(value)
+
+
+class FixedPointField(models.BigIntegerField):  # type: ignore[type-arg]  # not subscriptable at run time
+    """A `Decimal` with `decimal_places` places, kept as a whole number of its smallest unit.
+
+    Sums are exact on every database: SQLite keeps a `DecimalField` as a floating-point number.
+    """
+
+    def __init__(self, *args: Any, decimal_places: int, **kwargs: Any) -> None:
+        self.decimal_places = decimal_places
+        super().__init__(*args, **kwargs)
+
+    def deconstruct(self) -> Any:
+        name, path, args, kwargs = super().deconstruct()
+        return name, path, args, {**kwargs, "decimal_places": self.decimal_places}
+
+    def from_db_value(self, value: Any, expression: object, connection: BaseDatabaseWrapper) -> Decimal | None:
+        return None if value is None else Decimal(value).scaleb(-self.decimal_places)
+
+    def to_python(self, value: Any) -> Any:
+        if value is None or isinstance(value, Decimal):
+            return value
+        return models.DecimalField(max_digits=40, decimal_places=self.decimal_places).to_python(value)
+
+    def get_prep_value(self, value: Any) -> Any:
+        return None if value is None else int(Decimal(str(value)).scaleb(self.decimal_places).to_integral_value())
+
+    def formfield(self, **kwargs: Any) -> Any:
+        options = {"form_class": forms.DecimalField, "decimal_places": self.decimal_places, **kwargs}
+        return models.Field.formfield(self, **options)

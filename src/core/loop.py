@@ -9,10 +9,37 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+class Errands:
+    """What a coroutine has the waiting thread do for it, such as to write on that thread's database connection."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+
+    async def ask(self, work: Callable[[], T]) -> T:
+        """The result of `work`, called in the thread that waits in `LoopThread.run`."""
+        result: Future[T] = Future()
+        self._waiting.put((work, result))
+        return await asyncio.wrap_future(result)
+
+    def run_until(self, done: Future[Any]) -> None:
+        """Do what is asked for until `done` is."""
+        done.add_done_callback(lambda _: self._waiting.put(None))
+        while (errand := self._waiting.get()) is not None:
+            work, result = errand
+            if not result.set_running_or_notify_cancel():
+                continue
+            try:
+                result.set_result(work())
+            except BaseException as error:
+                result.set_exception(error)
 
 
 class LoopThread:
@@ -26,8 +53,8 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of `coroutine`, run on the loop thread while the caller's thread waits.
+    def run(self, coroutine: Coroutine[Any, Any, T], errands: Errands | None = None) -> T:
+        """The result of `coroutine`, run on the loop thread while the caller's thread waits, or runs its `errands`.
 
         The caller's context variables (language, request id) are the coroutine's. Interrupting the caller cancels it.
 
@@ -39,6 +66,8 @@ class LoopThread:
             raise RuntimeError("LoopThread.run() blocks: from async code await the coroutine itself.")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
         try:
+            if errands is not None:
+                errands.run_until(future)
             return future.result()
         except BaseException:
             future.cancel()

@@ -315,8 +315,8 @@ def test_each_successful_call_is_counted_three_times(
     assert own.monthly_usage == 1
 
 
-def test_at_the_monthly_limit_the_vendor_is_not_asked(
-    editor: User, editor_api: APIClient, provider: AIProvider, writer: AIModel, upstream: Upstream
+def test_at_the_monthly_limit_the_vendor_is_not_asked_until_the_next_month(
+    editor: User, editor_api: APIClient, provider: AIProvider, writer: AIModel, upstream: Upstream, settings: Any
 ) -> None:
     own = AdminProviderSettings.objects.create(admin=editor, provider=provider, monthly_limit=2)
     for _ in range(2):
@@ -327,11 +327,11 @@ def test_at_the_monthly_limit_the_vendor_is_not_asked(
     assert 0 < int(response["Retry-After"]) <= 31 * 24 * 3600
     assert len(upstream.requests) == 2
 
-    AdminProviderSettings.objects.update(usage_month="2020-01-01")  # that was another month
+    settings.AI_MONTH_CALENDAR = "jalali"  # its month began on another day
     upstream.reply(200, answers.chat("Hello!"))
     assert editor_api.post(CHAT, {"message": "hi"}).status_code == 200
     own.refresh_from_db()
-    assert own.usage_this_month == 1
+    assert own.monthly_usage == 1
 
 
 # -- content ----------------------------------------------------------------------------------------------------------

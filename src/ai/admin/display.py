@@ -12,7 +12,7 @@ from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
 from src.ai.models import EncryptedAPIKeyMixin, KeyState
-from src.ai.models.ai_provider import UsageCounters
+from src.ai.models.counted import Counted
 
 NOTHING = "–"  # noqa: RUF001 (a dash, as the admin's own empty value)
 
@@ -51,7 +51,7 @@ def below(main: object, detail: object) -> SafeString:
     return format_html('{}<div class="ai-below">{}</div>', main, detail)
 
 
-def requests(row: UsageCounters) -> SafeString:
+def requests(row: Counted) -> SafeString:
     """How many calls succeeded, and when the last did."""
     if row.last_used_at is None:
         return format_html("{}", row.total_requests)

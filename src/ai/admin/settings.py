@@ -139,7 +139,7 @@ class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
     # -- what a limit protects -------------------------------------------------------------------------------------
 
     def has_delete_permission(self, request: HttpRequest, obj: AdminProviderSettings | None = None) -> bool:
-        protected = obj is not None and obj.monthly_limit is not None and not is_superuser(request.user)
+        protected = obj is not None and obj.is_limited and not is_superuser(request.user)
         return not protected and super().has_delete_permission(request, obj)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
@@ -175,8 +175,8 @@ class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
     @admin.display(description=_("used this month"))
     def usage(self, row: AdminProviderSettings) -> SafeString | str:
         if row.monthly_limit is None:
-            return str(row.usage_this_month)
-        text = gettext("%(used)d of %(limit)d") % {"used": row.usage_this_month, "limit": row.monthly_limit}
+            return str(row.monthly_usage)
+        text = gettext("%(used)d of %(limit)d") % {"used": row.monthly_usage, "limit": row.monthly_limit}
         return warning(text) if row.limit_reached else text
 
     @admin.display(description=_("monthly limit"))

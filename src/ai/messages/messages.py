@@ -25,7 +25,18 @@ AI_ERRORS: Messages = {
     ),
     "invalid_request": _("{reason}"),
     "invalid_config": _("Configuration of provider '{provider}': {reason}"),
-    "monthly_limit_reached": _("Your monthly limit of {limit} requests for provider '{provider_name}' is used up."),
+    "monthly_limit_reached": _(
+        "Your monthly limit of {limit} requests for provider '{provider_name}' is used up until {resets_at}."
+    ),
+    "budget_exhausted": _(
+        "The monthly budget of ${budget} {whose} at provider '{provider_name}' has no room for this call until "
+        "{resets_at}. A shorter message, a smaller max_tokens or another provider may fit."
+    ),
+    "price_unknown": _(
+        "You have a budget for provider '{provider_name}', and the price of the model '{model}' is not known. "
+        "Choose another model, or ask a superuser to enter its price."
+    ),
+    "ledger_unavailable": _("The call could not be put on the books, so it was not made. Try again in a moment."),
     "provider_error": _("The provider '{provider}' failed: {reason}"),
     "provider_auth_failed": _("The provider '{provider}' refused the API key. Check or replace the key: {reason}"),
     "provider_no_credit": _("The account at provider '{provider}' has no credit left: {reason}"),
@@ -59,6 +70,11 @@ SETTINGS_ERRORS: Messages = {
         "These settings carry a monthly limit set by a superuser and can't be deleted. "
         "To remove only your key, empty it."
     ),
+}
+
+BUDGET_OF: Messages = {
+    "admin": _("for your calls"),
+    "shared_key": _("for the shared key"),
 }
 
 AI_SUCCESS: Messages = {

@@ -11,6 +11,15 @@ from src.ai.models.config_stamp import ConfigStamp
 from src.ai.models.encrypted_key import EncryptedAPIKeyMixin, KeyInfo, KeyState
 from src.ai.models.generated_media import GeneratedMedia
 from src.ai.models.seeded_entry import SeededEntry
+from src.ai.models.usage import (
+    CostState,
+    Period,
+    UsageCarried,
+    UsagePeriod,
+    UsageRecord,
+    UsageState,
+    UsageText,
+)
 
 __all__ = [
     "AIModel",
@@ -20,10 +29,17 @@ __all__ = [
     "Activation",
     "AdminProviderSettings",
     "ConfigStamp",
+    "CostState",
     "EncryptedAPIKeyMixin",
     "GeneratedMedia",
     "KeyInfo",
     "KeyState",
     "ModelCapability",
+    "Period",
     "SeededEntry",
+    "UsageCarried",
+    "UsagePeriod",
+    "UsageRecord",
+    "UsageState",
+    "UsageText",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -11,33 +11,20 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
-from django.db.models import Case, F, Q, Value, When
+from django.db.models import OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from src.ai.exceptions import KeyUnreadable
+from src.ai.models.counted import Counted, CountedManager, FromBooks
 from src.ai.models.encrypted_key import EncryptedAPIKeyMixin
+from src.ai.models.usage import Period, UsagePeriod
 from src.core.fields import EncryptedTextField
 from src.core.models import BaseModel
+from src.core.months import month_of
 from src.core.net_guard import UrlRefused, check_base_url
 from src.core.secrets import Undecryptable
-
-
-class UsageCounters(models.Model):
-    """Counters of successful calls."""
-
-    total_requests = models.PositiveBigIntegerField(_("total requests"), default=0, editable=False)
-    last_used_at = models.DateTimeField(_("last used at"), null=True, blank=True, editable=False)
-
-    class Meta:
-        abstract = True
-
-    def increment_usage(self) -> None:
-        """Count one successful call, in the database and so safely under concurrency."""
-        type(self)._default_manager.filter(pk=self.pk).update(**self._increments())
-
-    def _increments(self) -> dict[str, Any]:
-        return {"total_requests": F("total_requests") + 1, "last_used_at": timezone.now()}
 
 
 def validate_base_url(value: str) -> None:
@@ -48,7 +35,7 @@ def validate_base_url(value: str) -> None:
         raise ValidationError(str(error), code="url_refused") from error
 
 
-class AIProvider(EncryptedAPIKeyMixin, UsageCounters, BaseModel):
+class AIProvider(EncryptedAPIKeyMixin, Counted, BaseModel):
     """A vendor: which class speaks to it is the registry's, how it is set up is here."""
 
     api_key_field = "shared_api_key"
@@ -67,8 +54,25 @@ class AIProvider(EncryptedAPIKeyMixin, UsageCounters, BaseModel):
     shared_api_key = EncryptedTextField(_("shared API key"), blank=True, default="")
     allow_personal_keys = models.BooleanField(_("admins may use their own key"), default=True)
     allow_shared_for_normal_admins = models.BooleanField(_("normal admins may use the shared key"), default=False)
+    default_monthly_limit = models.PositiveIntegerField(
+        _("monthly limit of admins without settings"),
+        null=True,
+        blank=True,
+        help_text=_("Requests a month. Empty: none."),
+    )
+    shared_monthly_budget = models.DecimalField(
+        _("monthly budget of the shared key"),
+        max_digits=14,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text=_("US$ a month, over all admins. Empty: no limit."),
+    )
     config = models.JSONField(_("configuration"), default=dict, blank=True)
     sort_order = models.IntegerField(_("order"), default=0)
+
+    objects = CountedManager["AIProvider"]()
 
     class Meta:
         verbose_name = _("AI provider")
@@ -77,6 +81,13 @@ class AIProvider(EncryptedAPIKeyMixin, UsageCounters, BaseModel):
 
     def __str__(self) -> str:
         return self.display_name or self.name
+
+    @classmethod
+    def usage_match(cls) -> Mapping[str, Any]:
+        return {"scope": UsagePeriod.Scope.PROVIDER, "provider": OuterRef("pk")}
+
+    def period(self, month: date) -> Period:
+        return Period.of_provider(self.pk, self.slug, month=month)
 
     def config_for(self, model: AIModel | None = None) -> dict[str, Any]:
         """What the provider's class is configured with: a model's own `config` wins, the base URL is this row's."""
@@ -96,7 +107,7 @@ class Activation:
     uncovered: tuple[str, ...] = field(default=())  # capabilities of the provider left with no active model
 
 
-class AIModelManager(models.Manager["AIModel"]):
+class AIModelManager(CountedManager["AIModel"]):
     """Finds and keeps the one active model of each provider and capability."""
 
     def get_active_model(self, provider_slug: str, capability: str) -> AIModel | None:
@@ -145,7 +156,7 @@ def _is_name(name: str) -> bool:
     return name.strip() == name != "" and len(name) <= CAPABILITY_LENGTH and name.isprintable()
 
 
-class AIModel(UsageCounters, BaseModel):
+class AIModel(Counted, BaseModel):
     """A vendor's model. At most one is active per provider and capability; the database sees to it (`ModelCapability`).
 
     Saving with `is_active=True` deactivates the siblings that share a capability; `activation` then tells which.
@@ -222,6 +233,13 @@ class AIModel(UsageCounters, BaseModel):
         """Costs nothing at all; an unknown price is not free."""
         return self.pricing_input == 0 and self.pricing_output == 0
 
+    @classmethod
+    def usage_match(cls) -> Mapping[str, Any]:
+        return {"scope": UsagePeriod.Scope.MODEL, "model": OuterRef("pk")}
+
+    def period(self, month: date) -> Period:
+        return Period.of_model(self.provider_id, self.pk, self.provider.slug, self.model_id, month=month)
+
     def has_capability(self, capability: str) -> bool:
         return capability in self.capabilities
 
@@ -262,7 +280,7 @@ class ModelCapability(models.Model):
         return f"{self.capability} ({self.model_id})"
 
 
-class AdminProviderSettings(EncryptedAPIKeyMixin, UsageCounters, BaseModel):
+class AdminProviderSettings(EncryptedAPIKeyMixin, Counted, BaseModel):
     """One admin's own key and limits at one provider."""
 
     api_key_field = "personal_api_key"
@@ -276,8 +294,19 @@ class AdminProviderSettings(EncryptedAPIKeyMixin, UsageCounters, BaseModel):
     monthly_limit = models.PositiveIntegerField(
         _("monthly limit"), null=True, blank=True, help_text=_("Requests a month. Empty: no limit.")
     )
-    monthly_usage = models.PositiveIntegerField(_("monthly usage"), default=0, editable=False)
-    usage_month = models.DateField(_("month of the usage"), null=True, blank=True, editable=False)
+    monthly_budget = models.DecimalField(
+        _("monthly budget"),
+        max_digits=14,
+        decimal_places=6,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(0)],
+        help_text=_("US$ a month. Empty: no limit."),
+    )
+
+    monthly_usage = FromBooks(0)
+
+    objects = CountedManager["AdminProviderSettings"]()
 
     class Meta:
         verbose_name = _("admin's provider settings")
@@ -293,22 +322,27 @@ class AdminProviderSettings(EncryptedAPIKeyMixin, UsageCounters, BaseModel):
         return _reveal(self, self.provider)
 
     @property
-    def usage_this_month(self) -> int:
-        """Successful requests of this calendar month (`TIME_ZONE`), as of when the row was read."""
-        return self.monthly_usage if self.usage_month == _this_month() else 0
+    def is_limited(self) -> bool:
+        """Whether a superuser has set a limit, which these settings then protect."""
+        return self.monthly_limit is not None or self.monthly_budget is not None
 
     @property
     def limit_reached(self) -> bool:
-        return self.monthly_limit is not None and self.usage_this_month >= self.monthly_limit
+        return self.monthly_limit is not None and self.monthly_usage >= self.monthly_limit
 
-    def _increments(self) -> dict[str, Any]:
-        month = _this_month()
-        usage = Case(When(usage_month=month, then=F("monthly_usage") + 1), default=Value(1))
-        return {**super()._increments(), "monthly_usage": usage, "usage_month": month}
+    @classmethod
+    def usage_match(cls) -> Mapping[str, Any]:
+        return {"scope": UsagePeriod.Scope.ADMIN, "admin": OuterRef("admin"), "provider": OuterRef("provider")}
 
+    @classmethod
+    def usage_annotations(cls) -> dict[str, Any]:
+        this_month = UsagePeriod.objects.filter(**cls.usage_match(), month=month_of().first)
+        usage = Coalesce(Subquery(this_month.values("requests")[:1]), 0)
+        return {**super().usage_annotations(), "monthly_usage": usage}
 
-def _this_month() -> date:
-    return timezone.localdate().replace(day=1)
+    def period(self, month: date) -> Period:
+        names = (self.provider.slug, self.admin.get_username())
+        return Period.of_admin(self.provider_id, self.admin_id, *names, month=month)
 
 
 def _reveal(row: EncryptedAPIKeyMixin, provider: AIProvider) -> str:

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.apps.registry import Apps
-from django.db import connections, models, transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from src.ai.models.ai_provider import AdminProviderSettings, AIModel, AIProvider, ModelCapability, UsageCounters
+from src.ai.models.ai_provider import AdminProviderSettings, AIModel, AIProvider, ModelCapability
 from src.ai.models.config_stamp import ConfigStamp
 
 PREFIX = "ai_trigger_"
 CAPABILITY_COLUMNS = "id, provider_id, capabilities, is_active"
-# Bookkeeping: changes with every call and is never served from a cache.
-COUNTERS = {field.name for field in UsageCounters._meta.get_fields()} | {"monthly_usage", "usage_month", "updated_at"}
+# Never served from a cache.
+BOOKKEEPING = {"updated_at"}
 
 MODELS = AIModel._meta.db_table
 CAPABILITIES = ModelCapability._meta.db_table
@@ -39,7 +39,7 @@ def install_triggers(using: str = "default", apps: Apps | None = None, **_signal
     if not {MODELS, CAPABILITIES, STAMP} <= set(connection.introspection.table_names()):
         return  # migrated back to before the tables, or not yet there
     listing, triggers = _DIALECTS[connection.vendor]
-    wanted = {PREFIX + _digest(table + sql): (table, sql) for table, sql in triggers()}
+    wanted = {PREFIX + _digest(table + sql): (table, sql) for table, sql in triggers(_settable_columns(connection))}
     with transaction.atomic(using=using), connection.cursor() as cursor:
         cursor.execute(listing, [f"{PREFIX}%"])
         present: dict[str, str] = dict(cursor.fetchall())
@@ -60,11 +60,11 @@ def _drop(connection: BaseDatabaseWrapper, name: str, table: str) -> str:
     return f"DROP FUNCTION {name}() CASCADE"
 
 
-def _postgres() -> Iterator[tuple[str, str]]:
+def _postgres(settable: dict[str, str]) -> Iterator[tuple[str, str]]:
     yield (
         MODELS,
         f"""
-        CREATE FUNCTION {{name}}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        CREATE OR REPLACE FUNCTION {{name}}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             IF TG_OP = 'UPDATE' AND ROW(OLD.provider_id, OLD.capabilities, OLD.is_active)
                 IS NOT DISTINCT FROM ROW(NEW.provider_id, NEW.capabilities, NEW.is_active) THEN RETURN NULL; END IF;
             IF TG_OP <> 'INSERT' THEN DELETE FROM {CAPABILITIES} WHERE model_id = OLD.id; END IF;
@@ -79,23 +79,23 @@ def _postgres() -> Iterator[tuple[str, str]]:
         FOR EACH ROW EXECUTE FUNCTION {{name}}();
         """,
     )
-    for model in _cached_models():
+    for table, columns in settable.items():
         yield (
-            model._meta.db_table,
+            table,
             f"""
-            CREATE FUNCTION {{name}}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            CREATE OR REPLACE FUNCTION {{name}}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 INSERT INTO {STAMP} (id, value) VALUES ({ConfigStamp.ONLY_ID}, gen_random_uuid()::text)
                 ON CONFLICT (id) DO UPDATE SET value = EXCLUDED.value;
                 RETURN NULL;
             END $$;
             CREATE TRIGGER {{name}}
-            AFTER INSERT OR DELETE OR UPDATE OF {_settable_columns(model)} ON {{table}}
+            AFTER INSERT OR DELETE OR UPDATE OF {columns} ON {{table}}
             FOR EACH STATEMENT EXECUTE FUNCTION {{name}}();
             """,
         )
 
 
-def _sqlite() -> Iterator[tuple[str, str]]:
+def _sqlite(settable: dict[str, str]) -> Iterator[tuple[str, str]]:
     # RAISE and not the unique index alone: INSERT OR REPLACE and OR IGNORE change what a conflict does in a trigger.
     insert_rows = f"""
         DELETE FROM {CAPABILITIES} WHERE model_id = NEW.id;
@@ -118,9 +118,9 @@ def _sqlite() -> Iterator[tuple[str, str]]:
         INSERT INTO {STAMP} (id, value) SELECT {ConfigStamp.ONLY_ID}, lower(hex(randomblob(16)))
         WHERE NOT EXISTS (SELECT 1 FROM {STAMP});
     """
-    for model in _cached_models():
-        for event in ("INSERT", f"UPDATE OF {_settable_columns(model)}", "DELETE"):
-            yield model._meta.db_table, f"CREATE TRIGGER {{name}} AFTER {event} ON {{table}} BEGIN {new_stamp} END"
+    for table, columns in settable.items():
+        for event in ("INSERT", f"UPDATE OF {columns}", "DELETE"):
+            yield table, f"CREATE TRIGGER {{name}} AFTER {event} ON {{table}} BEGIN {new_stamp} END"
 
 
 _DIALECTS = {
@@ -132,9 +132,13 @@ _DIALECTS = {
 }
 
 
-def _cached_models() -> tuple[type[models.Model], ...]:
-    return (AIProvider, AIModel, AdminProviderSettings)
-
-
-def _settable_columns(model: type[models.Model]) -> str:
-    return ", ".join(str(field.column) for field in model._meta.concrete_fields if field.name not in COUNTERS)
+def _settable_columns(connection: BaseDatabaseWrapper) -> dict[str, str]:
+    """By table, the columns whose change drops what is cached. After migrating back, those left."""
+    columns = {}
+    with connection.cursor() as cursor:
+        for model in (AIProvider, AIModel, AdminProviderSettings):
+            table = model._meta.db_table
+            present = {column.name for column in connection.introspection.get_table_description(cursor, table)}
+            wanted = [field.column for field in model._meta.concrete_fields if field.name not in BOOKKEEPING]
+            columns[table] = ", ".join(str(column) for column in wanted if column in present)
+    return columns

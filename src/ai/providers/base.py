@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from typing import Any, ClassVar, Final
 
 from src.ai.exceptions import ContentInvalid, InvalidConfig, OperationNotSupported
 from src.ai.providers import content
+from src.ai.providers.attempts import Attempts
 from src.ai.results import Article, ModelInfo, Reply, ReplyStream, ResultInfo, Usage
 
 # Which operation (a method) serves which capability (data).
@@ -52,6 +54,8 @@ class BaseProvider(ABC):
     requires_api_key: ClassVar[bool] = True
     public_model_list: ClassVar[bool] = False  # `get_available_models` works without a key
     config_types: ClassVar[Mapping[str, ConfigType]] = {}
+    # The service puts its own here. A provider that does not tell it of its requests is taken to make one a call.
+    attempts = Attempts()
 
     def __init__(self, api_key: str, config: Mapping[str, Any] | None = None) -> None:
         self.api_key = api_key
@@ -123,8 +127,7 @@ class BaseProvider(ABC):
         except ValueError as error:
             problem = str(error)
         second = await self.generate_content(content.build_repair_prompt(first, problem), **kwargs)
-        info = _info(second)
-        info.usage = _sum_usage(_info(first).usage, info.usage)
+        info = replace(_info(second), usage=_sum_usage(_info(first).usage, _info(second).usage))
         try:
             return Article(content.parse_article(second, keywords=keywords), info)
         except ValueError as error:

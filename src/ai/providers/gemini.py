@@ -111,10 +111,10 @@ class GeminiProvider(HTTPVendor):
         if not images:
             raise failures[0]
         first, *more = images
-        for image in more:
-            first.info.usage = (first.info.usage or Usage()) + (image.info.usage or Usage())
-            image.info = first.info
-        first.info.dropped_params = (*dropped, *(["n"] if failures else []))
+        usage = sum((image.info.usage or Usage() for image in images), Usage())
+        whole = replace(first.info, usage=usage, dropped_params=(*dropped, *(["n"] if failures else [])))
+        for image in images:
+            image.info = whole
         first.more = tuple(more)
         return first
 
@@ -155,8 +155,8 @@ class GeminiProvider(HTTPVendor):
 
         async def fetch(token: str | None) -> tuple[list[ModelInfo], str | None]:
             page = replace(ask, params={**ask.params, **({"pageToken": token} if token else {})})
-            return await self._ask_for_list(
-                page, lambda answer: gemini_models.parse_page(answer.json(), first=token is None)
+            return await self._ask(
+                page, lambda answer: gemini_models.parse_page(answer.json(), first=token is None), in_thread=True
             )
 
         models: dict[str, ModelInfo] = {}
@@ -248,7 +248,7 @@ class GeminiProvider(HTTPVendor):
             media.info.usage = replace(part.usage or Usage(), images=1)
             return media
 
-        return await self._ask_for_list(ask, parse)
+        return await self._ask(ask, parse, in_thread=True)
 
     async def _recording(self, ask: Ask) -> Media:
         """The audio; asked for once more where the model answered in words or not at all, as it sometimes does.
@@ -262,9 +262,9 @@ class GeminiProvider(HTTPVendor):
             _check_blocked(call, part)
             return part, Media(*gemini_media.parse_speech(part.files), part.info) if part.files else None
 
-        part, media = await self._ask_for_list(ask, parse)
+        part, media = await self._ask(ask, parse, in_thread=True)
         if media is None:
-            part, media = await self._ask_for_list(ask, parse)
+            part, media = await self._ask(ask, parse, in_thread=True)
         if media is not None:
             return media
         if part.text.strip():
@@ -289,7 +289,8 @@ def _check_blocked(call: Call, part: Part) -> None:
     if part.finish_reason != "content_filter":
         return
     what = f"the prompt was blocked ({part.blocked})." if part.blocked else f"the answer was blocked ({part.finish})."
-    raise ContentBlocked(**_facts(call), reason=f"{what} {part.note}".strip(), finish_reason="content_filter")
+    reason = f"{what} {part.note}".strip()
+    raise ContentBlocked(**_facts(call), usage=part.usage, reason=reason, finish_reason="content_filter")
 
 
 def _check_image(call: Call, part: Part) -> None:
@@ -299,7 +300,7 @@ def _check_image(call: Call, part: Part) -> None:
         return
     words = part.text.strip() or (part.finish == "NO_IMAGE" and (part.note or "it made no image (NO_IMAGE)."))
     if words and part.finish_reason != "length":
-        raise ContentBlocked(**_facts(call), reason=words, finish_reason="content_filter")
+        raise ContentBlocked(**_facts(call), usage=part.usage, reason=words, finish_reason="content_filter")
     raise _empty(call, part)
 
 

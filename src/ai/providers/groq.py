@@ -7,6 +7,7 @@ import logging
 import re
 import textwrap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import httpx
@@ -119,9 +120,7 @@ class GroqProvider(OpenAISpeech):
             joined = join_wavs([recording.getvalue() for recording in recordings])
         except ValueError as error:
             raise errors.invalid_response(call, str(error)) from error
-        info = recordings[0].info
-        info.usage = Usage(characters=len(text))
-        return Media(joined, "audio/wav", info)
+        return Media(joined, "audio/wav", replace(recordings[0].info, usage=Usage(characters=len(text))))
 
     def build_speech(self, model: str, text: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """`response_format` must be sent and be "wav"; an unknown voice of a known model is replaced."""

@@ -142,7 +142,7 @@ class HuggingFaceProvider(OpenAICompatible):
         A model in both lists is a chat model. Nothing is listed unless all of it could be.
         """
         ask = Ask(operation="get_available_models", path=f"{self._checked_base_url()}/models")
-        models = await self._ask_for_list(ask, lambda answer: self.parse_models(answer.json()))
+        models = await self._ask(ask, lambda answer: self.parse_models(answer.json()), in_thread=True)
         for task in hub_api.TASKS:
             models += await self._hub_models(task)
         once: dict[str, ModelInfo] = {}
@@ -172,7 +172,7 @@ class HuggingFaceProvider(OpenAICompatible):
 
         async def page(query: str | None) -> tuple[list[ModelInfo], str | None]:
             where = replace(ask, params=first) if query is None else replace(ask, path=f"{path}?{query}")
-            return await self._ask_for_list(where, parse)
+            return await self._ask(where, parse, in_thread=True)
 
         models: list[ModelInfo] = []
         seen = 0  # rows, also those that can't be asked

@@ -112,7 +112,7 @@ class OpenAICompatible(HTTPVendor):
     async def get_available_models(self) -> list[ModelInfo]:
         """The vendor's list, each id once."""
         ask = Ask(operation="get_available_models", path=self.models_path)
-        return await self._ask_for_list(ask, lambda answer: self.parse_models(answer.json()))
+        return await self._ask(ask, lambda answer: self.parse_models(answer.json()), in_thread=True)
 
     def parse_models(self, data: Any) -> list[ModelInfo]:
         """The models of a list in OpenAI's form. Raises `ValueError` for anything else."""
@@ -230,6 +230,7 @@ class OpenAICompatible(HTTPVendor):
     def _check_end(self, call: Call, part: Part, text: str) -> None:
         """Raise what the end of a reply says, unless it is a good one."""
         facts: dict[str, Any] = {"provider": call.provider, "operation": call.operation, "model": call.model}
+        facts |= {"usage": part.usage, "cost": part.cost}
         if part.refusal:
             raise ContentBlocked(**facts, reason=part.refusal, finish_reason="refusal")
         if part.finish_reason == "content_filter":
@@ -238,7 +239,7 @@ class OpenAICompatible(HTTPVendor):
         if part.finish_reason in _BROKE_DOWN:
             raise ProviderUnavailable(**facts, reason=f"the model broke off (finish reason: {part.finish_reason}).")
         if not text.strip():
-            raise EmptyReply(**facts, finish_reason=part.finish_reason or "none", usage=part.usage)
+            raise EmptyReply(**facts, finish_reason=part.finish_reason or "none")
 
     # -- the SDK ---------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import reduce
 from math import log
 from typing import Any, ClassVar, Final
 
@@ -227,7 +229,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
     async def get_available_models(self) -> list[ModelInfo]:
         """The whole list, in one answer; it needs no key. Without the parameter it holds models of text only."""
         ask = Ask(operation="get_available_models", path="/models", params={"output_modalities": "all"})
-        return await self._ask_for_list(ask, lambda answer: self.parse_models(answer.json()))
+        return await self._ask(ask, lambda answer: self.parse_models(answer.json()), in_thread=True)
 
     def parse_model(self, row: Mapping[str, Any]) -> ModelInfo | None:
         """Any field may be missing. Variants for batches and models past their date are left out."""
@@ -299,12 +301,12 @@ def _image_by_chat(body: Mapping[str, Any]) -> dict[str, Any]:
 def _as_one(images: list[Media]) -> Media:
     """The first of several answers, with the others and the sums of what they cost."""
     first, *more = images
-    for image in more:
-        if first.info.usage and image.info.usage:
-            first.info.usage += image.info.usage
-        if first.info.cost is not None and image.info.cost is not None:
-            first.info.cost += image.info.cost
-        image.info = first.info
+    usages = [image.info.usage for image in images if image.info.usage]
+    costs = [image.info.cost for image in images if image.info.cost is not None]
+    usage = reduce(operator.add, usages) if usages else None
+    whole = replace(first.info, usage=usage, cost=sum(costs, Decimal(0)) if costs else None)
+    for image in images:
+        image.info = whole
     first.more = tuple(more)
     return first
 

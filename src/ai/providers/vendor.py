@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, ClassVar, Final, TypeVar
@@ -13,6 +13,7 @@ import httpx
 
 from src.ai.exceptions import AIError, InvalidRequest, ProviderAuthFailed, ProviderError, StreamInterrupted
 from src.ai.providers import errors, retry
+from src.ai.providers.attempts import Attempt, info_of
 from src.ai.providers.base import BaseProvider
 from src.ai.providers.errors import Call
 from src.ai.providers.payload import read_json
@@ -147,8 +148,10 @@ class HTTPVendor(BaseProvider):
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
-    async def _ask(self, ask: Ask, parse: Callable[[Answer], T]) -> T:
+    async def _ask(self, ask: Ask, parse: Callable[[Answer], T], *, in_thread: bool = False) -> T:
         """What `parse` reads from the vendor's whole answer, asked again where that may help.
+
+        `in_thread` is for an answer of megabytes: the loop goes on while it is read.
 
         Raises:
             ProviderError: of the kind that `errors` finds. What `parse` raises as a `ValueError`, `KeyError`,
@@ -157,16 +160,18 @@ class HTTPVendor(BaseProvider):
         call, limits = self._call(ask), self._timeouts(ask.operation)
 
         async def attempt() -> T:
-            return self._read(call, await self._fetch(ask, call, limits), parse)
+            async with self._told(ask) as told:
+                answer = await self._fetch(ask, call, limits)
+                if in_thread:
+                    result = await asyncio.to_thread(self._read, call, answer, parse)
+                else:
+                    result = self._read(call, answer, parse)
+                told.succeeded(info_of(result))
+                return result
 
         with self._as_ours(call, limits):
             async with asyncio.timeout(limits.total):
                 return await retry.retrying(ask.operation, attempt)
-
-    async def _ask_for_list(self, ask: Ask, parse: Callable[[Answer], T]) -> T:
-        """`_ask` for an answer that may hold thousands of rows: it is parsed in a thread."""
-        answer = await self._ask(ask, lambda answer: answer)
-        return await asyncio.to_thread(self._read, self._call(ask), answer, parse)
 
     def _read(self, call: Call, answer: Answer, parse: Callable[[Answer], T]) -> T:
         try:
@@ -191,7 +196,8 @@ class HTTPVendor(BaseProvider):
         deadline = monotonic() + limits.total
 
         async def attempt() -> httpx.Response:
-            return await self._answered(ask, call, limits)
+            async with self._told(ask):  # how it ends is for the reader of the stream to tell
+                return await self._answered(ask, call, limits)
 
         with self._as_ours(call, limits):
             async with asyncio.timeout(limits.total):
@@ -331,6 +337,16 @@ class HTTPVendor(BaseProvider):
                     return
             if part is None:
                 return
+
+    @asynccontextmanager
+    async def _told(self, ask: Ask) -> AsyncGenerator[Attempt]:
+        """Tell `attempts` of a request that the vendor may charge for. Questions by GET are free."""
+        attempt = Attempt() if ask.body is None else await self.attempts.begin()
+        try:
+            yield attempt
+        except BaseException as error:
+            attempt.failed(error)
+            raise
 
     # -- facts of a call -------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, TypeVar
 
 from django.utils.translation import gettext_lazy as _
@@ -18,6 +19,7 @@ from src.ai.services.configuration import check_config
 from src.core.models import BaseModel
 
 M = TypeVar("M", bound=BaseModel)
+V = TypeVar("V")
 
 COUNTERS = ("total_requests", "last_used_at")
 BASE = ("id", "public_id", "created_at", "updated_at")
@@ -38,7 +40,10 @@ class KeyField(serializers.CharField):
 
 
 class RowSerializer(StrictFieldsMixin, serializers.ModelSerializer[M]):
-    """A row that is written field by field: saving all of it would undo the calls counted meanwhile."""
+    """A row that is written field by field: what another request changed meanwhile stays."""
+
+    total_requests = serializers.IntegerField(read_only=True, help_text=_("Charged calls, ever."))
+    last_used_at = serializers.DateTimeField(read_only=True, allow_null=True)
 
     def update(self, instance: M, validated_data: dict[str, Any]) -> M:
         for name, value in validated_data.items():
@@ -75,12 +80,13 @@ class AIProviderSerializer(RowSerializer[AIProvider]):
             "shared_api_key_info",
             "allow_personal_keys",
             "allow_shared_for_normal_admins",
+            "default_monthly_limit",
+            "shared_monthly_budget",
             "is_active",
             "config",
             "sort_order",
             *COUNTERS,
         )
-        read_only_fields = COUNTERS
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         slug = attrs.get("slug", getattr(self.instance, "slug", ""))
@@ -135,7 +141,7 @@ class AIModelSerializer(RowSerializer[AIModel]):
             "activation",
             *COUNTERS,
         )
-        read_only_fields = (*COUNTERS, "gone_since")
+        read_only_fields = ("gone_since",)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         provider = attrs.get("provider") or getattr(self.instance, "provider", None)
@@ -151,7 +157,7 @@ class AdminProviderSettingsSerializer(RowSerializer[AdminProviderSettings]):
     admin = serializers.HiddenField(default=serializers.CurrentUserDefault())
     personal_api_key = KeyField()
     personal_api_key_info = KeyInfoSerializer(source="key_info", read_only=True)
-    monthly_usage = serializers.IntegerField(source="usage_this_month", read_only=True)
+    monthly_usage = serializers.IntegerField(read_only=True)
 
     class Meta:
         model = AdminProviderSettings
@@ -163,11 +169,11 @@ class AdminProviderSettingsSerializer(RowSerializer[AdminProviderSettings]):
             "personal_api_key_info",
             "use_shared_api",
             "monthly_limit",
+            "monthly_budget",
             "monthly_usage",
             "is_active",
             *COUNTERS,
         )
-        read_only_fields = COUNTERS
 
     def validate_provider(self, value: AIProvider) -> AIProvider:
         # Key, limit and usage belong to the provider they were entered for.
@@ -177,8 +183,14 @@ class AdminProviderSettingsSerializer(RowSerializer[AdminProviderSettings]):
         return value
 
     def validate_monthly_limit(self, value: int | None) -> int | None:
-        if value != getattr(self.instance, "monthly_limit", None) and not self.context["request"].user.is_superuser:
-            raise PermissionDenied(_("Only a superuser can set a monthly limit."))
+        return self._set_by_superuser("monthly_limit", value)
+
+    def validate_monthly_budget(self, value: Decimal | None) -> Decimal | None:
+        return self._set_by_superuser("monthly_budget", value)
+
+    def _set_by_superuser(self, name: str, value: V) -> V:
+        if value != getattr(self.instance, name, None) and not self.context["request"].user.is_superuser:
+            raise PermissionDenied(_("Only a superuser can set a monthly limit or budget."))
         return value
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -188,12 +200,31 @@ class AdminProviderSettingsSerializer(RowSerializer[AdminProviderSettings]):
         return attrs
 
 
+class ProviderNameSerializer(serializers.Serializer[Any]):
+    """Which provider, and what it is called."""
+
+    slug = serializers.CharField()
+    name = serializers.CharField()
+
+
+class AllowanceSerializer(serializers.Serializer[Any]):
+    """What one has used at a provider this month, and what is left. null: nothing limits it."""
+
+    provider = ProviderNameSerializer()
+    requests = serializers.IntegerField(help_text=_("Charged requests."))
+    held_requests = serializers.IntegerField(help_text=_("Requests under way."))
+    monthly_limit = serializers.IntegerField(allow_null=True)
+    requests_left = serializers.IntegerField(allow_null=True)
+    cost = serializers.DecimalField(30, 12, help_text=_("US$."))
+    held_cost = serializers.DecimalField(30, 12, help_text=_("US$ that calls under way may cost."))
+    unpriced = serializers.IntegerField(help_text=_("Calls whose cost nobody knows; not in cost."))
+    monthly_budget = serializers.DecimalField(14, 6, allow_null=True, help_text=_("US$."))
+    budget_left = serializers.DecimalField(30, 12, allow_null=True, help_text=_("US$."))
+    resets_at = serializers.DateTimeField()
+
+
 class AvailableModelSerializer(serializers.Serializer[Any]):
     """A model as an admin may use it."""
-
-    class _Provider(serializers.Serializer[Any]):
-        slug = serializers.CharField()
-        name = serializers.CharField()
 
     class _Pricing(serializers.Serializer[Any]):
         input = serializers.DecimalField(14, 6, allow_null=True, help_text=_("US$ per 1M tokens; null is unknown."))
@@ -206,7 +237,7 @@ class AvailableModelSerializer(serializers.Serializer[Any]):
     id = serializers.IntegerField()
     name = serializers.CharField()
     model_id = serializers.CharField()
-    provider = _Provider()
+    provider = ProviderNameSerializer()
     capabilities = serializers.ListField(child=serializers.CharField())
     is_active = serializers.BooleanField()
     is_free = serializers.BooleanField()

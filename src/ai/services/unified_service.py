@@ -1,13 +1,12 @@
 """The one way to any model: the same steps in order, for synchronous and asynchronous callers alike.
 
-Prepare (ORM, the caller's thread) → `execute_async` (network only) → settle (ORM, the caller's thread). Synchronous
-callers run the middle part on the process's I/O loop, asynchronous ones await it on their own.
+Prepare (ORM, the caller's thread) → reserve (the books) → `execute_async` (network only) → settle (the books).
+Synchronous callers run the network part on the process's I/O loop, asynchronous ones await it on their own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
@@ -15,7 +14,6 @@ from typing import Any, Final, TypedDict, Unpack
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
-from django.db import DatabaseError
 
 from src.ai.exceptions import (
     ContentInvalid,
@@ -30,20 +28,22 @@ from src.ai.exceptions import (
     ProviderNotFound,
     SyncCallInAsyncCode,
 )
-from src.ai.models import AIModel, AIProvider
+from src.ai.models import AdminProviderSettings, AIModel, AIProvider
 from src.ai.providers.base import OPERATIONS, BaseProvider
 from src.ai.providers.content import check_article, parse_keywords
 from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
-from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo
+from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
 from src.ai.services import execution
-from src.ai.services.access import ModelAccessState, check_admin, choose_key
+from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
 from src.ai.services.catalogue import Catalogue
+from src.ai.services.ledger.entries import Settle
+from src.ai.services.ledger.estimates import guessed_usage
+from src.ai.services.ledger.meter import Meter
+from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
-from src.ai.services.usage import check_monthly_limit, count_success
+from src.ai.services.usage import aannounce, announce, call_facts
 from src.core.loop import io_loop, loop_is_running_here
-
-logger = logging.getLogger(__name__)
 
 ROLES: Final = ("system", "user", "assistant")
 
@@ -92,6 +92,7 @@ class Request:
     provider_slug: str | None
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    streamed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class PreparedCall:
     model: AIModel
     admin: AbstractUser
     provider: BaseProvider
+    meter: Meter
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
@@ -109,6 +111,10 @@ class PreparedCall:
     def facts(self) -> ResultInfo:
         """What is known of the result before there is one."""
         return ResultInfo(provider=self.model.provider.slug, model_pk=self.model.pk, request_model=self.model.model_id)
+
+    def guess(self, reply: str) -> Usage | None:
+        """What was used up to here, where something had come."""
+        return guessed_usage(self.args, self.kwargs, reply) if reply else None
 
 
 class UnifiedAIService:
@@ -221,7 +227,9 @@ class UnifiedAIService:
 
         What can be refused before the vendor is called is refused here; closing early closes the vendor's connection.
         """
-        call = cls._prepare_here(cls._request("chat", admin, model_id, provider_slug, "message", message, options))
+        request = cls._request("chat", admin, model_id, provider_slug, "message", message, options, streamed=True)
+        call = cls._prepare_here(request)
+        call.meter.open()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         return ReplyIterator(cls._iterate(call, stream), stream)
 
@@ -239,7 +247,7 @@ class UnifiedAIService:
         Nothing happens before the first delta is asked for, refusals included.
         """
         info = ResultInfo()
-        request = cls._request("chat", admin, model_id, provider_slug, "message", message, options)
+        request = cls._request("chat", admin, model_id, provider_slug, "message", message, options, streamed=True)
         return ReplyStream(cls._aiterate(request, info), info)
 
     @classmethod
@@ -355,60 +363,101 @@ class UnifiedAIService:
         return await execution.execute(operation, provider, *args, **kwargs)
 
     @classmethod
-    def _increment_usage(cls, model: AIModel, admin: AbstractUser) -> None:
-        try:
-            count_success(model=model, admin=admin)
-        except DatabaseError:  # the vendor has been paid: the caller gets what it bought
-            logger.exception("A call was not counted", extra={"provider": model.provider.slug, "model": model.model_id})
+    def _increment_usage(
+        cls, model: AIModel, admin: AbstractUser, *, call: PreparedCall | None = None, entries: Sequence[Settle] = ()
+    ) -> None:
+        """Settle what `call` has reserved. Without a call count one that went past the books."""
+        if call is None:
+            own = AdminProviderSettings.objects.filter(admin_id=admin.pk, provider_id=model.provider_id)
+            for row in (model.provider, model, *own):
+                row.increment_usage()
+            return
+        announce(call.meter.write(entries))
 
     # -- how they are strung together ------------------------------------------------------------------------------
 
     @classmethod
     def _call(cls, request: Request) -> Any:
         call = cls._prepare_here(request)
-        result = io_loop.run(cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs))
-        return cls._settle(call, result)
+        meter = call.meter
+        meter.open()
+        try:
+            work = cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
+            result = cls._checked(call, io_loop.run(work, meter.desk.errands))
+        except Exception as error:
+            announce(meter.write(meter.failure(error)))
+            raise
+        except BaseException as error:
+            meter.write_soon(meter.failure(error))
+            raise
+        cls._increment_usage(call.model, call.admin, call=call, entries=meter.success(result.info))
+        result.info.standings = meter.standings
+        return result
 
     @classmethod
     async def _acall(cls, request: Request) -> Any:
         call = await sync_to_async(cls._prepare)(request)
-        result = await cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
-        return await sync_to_async(cls._settle)(call, result)
+        meter = call.meter
+        await meter.aopen()
+        try:
+            answer = await cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
+            result = await sync_to_async(cls._checked)(call, answer)
+        except Exception as error:
+            await aannounce(await meter.awrite(meter.failure(error)))
+            raise
+        except BaseException as error:
+            meter.write_soon(meter.failure(error))
+            raise
+        await aannounce(await meter.awrite(meter.success(result.info)))
+        result.info.standings = meter.standings
+        return result
 
     @classmethod
     def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
         stream.info.update(call.facts)
-        failed = True
+        meter = call.meter
+        errands = meter.desk.errands
         try:
-            while (delta := io_loop.run(anext(stream, None))) is not None:
+            while (delta := io_loop.run(anext(stream, None), errands)) is not None:
+                meter.first_chunk()
                 yield delta
-            failed = False
+            entries = meter.success(stream.info)
         except GeneratorExit:
-            failed = not stream.text
+            entries = meter.left(stream.info, call.guess(stream.text))
+            raise
+        except BaseException as error:
+            entries = meter.failure(error, call.guess(stream.text))
             raise
         finally:
             io_loop.run(stream.aclose())
-            if not failed:
-                cls._increment_usage(call.model, call.admin)
+            cls._increment_usage(call.model, call.admin, call=call, entries=entries)
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
         call = await sync_to_async(cls._prepare)(request)
+        meter = call.meter
+        await meter.aopen()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
-        failed = True
         try:
             async for delta in stream:
+                meter.first_chunk()
                 yield delta
             info.update(stream.info)
-            failed = False
-        except (GeneratorExit, asyncio.CancelledError):
-            failed = not stream.text
+            entries = meter.success(info)
+        except GeneratorExit:
+            entries = meter.left(stream.info, call.guess(stream.text))
+            raise
+        except asyncio.CancelledError:
+            meter.write_soon(meter.left(stream.info, call.guess(stream.text)))  # nobody may be made to wait now
+            entries = []
+            raise
+        except BaseException as error:
+            entries = meter.failure(error, call.guess(stream.text))
             raise
         finally:
             await stream.aclose()
-            if not failed:
-                await sync_to_async(cls._increment_usage)(call.model, call.admin)
+            await aannounce(await meter.awrite(entries))
 
     @classmethod
     def _prepare_here(cls, request: Request) -> PreparedCall:
@@ -426,21 +475,35 @@ class UnifiedAIService:
             model = cls._get_active_model(request.capability, request.provider_slug, admin=admin, catalogue=catalogue)
         cls._check_access(model, admin, catalogue=catalogue)
         provider = cls._get_provider_instance(model, admin, catalogue=catalogue)
-        check_monthly_limit(provider=model.provider, own=catalogue.admin_settings(admin, model.provider))
+        own = catalogue.admin_settings(admin, model.provider)
+        operation = OPERATIONS[request.capability]
+        facts = call_facts(
+            model=model,
+            admin=admin,
+            own=own,
+            source=choose_key_source(provider=model.provider, admin=admin, own=own),
+            capability=request.capability,
+            operation=operation,
+            streamed=request.streamed,
+            seconds=execution.total_timeout(operation, provider),
+            args=request.args,
+            kwargs=request.kwargs,
+        )
+        provider.attempts = meter = Meter(facts, Desk(), str(model.provider))
         return PreparedCall(
-            operation=OPERATIONS[request.capability],
+            operation=operation,
             model=model,
             admin=admin,
             provider=provider,
+            meter=meter,
             args=request.args,
             kwargs={**request.kwargs, "model": model.model_id},
         )
 
     @classmethod
-    def _settle(cls, call: PreparedCall, result: Any) -> Any:
+    def _checked(cls, call: PreparedCall, result: Any) -> Any:
         checked = _CHECKS[call.operation](result, call.model.provider.slug)
         checked.info.update(call.facts)
-        cls._increment_usage(call.model, call.admin)
         return checked
 
     @classmethod
@@ -453,6 +516,8 @@ class UnifiedAIService:
         name: str,
         text: str,
         options: Mapping[str, Any],
+        *,
+        streamed: bool = False,
     ) -> Request:
         if not isinstance(text, str) or not text.strip():
             raise InvalidRequest(reason=f"'{name}' must be a text that is not empty.", attr=name)
@@ -466,7 +531,15 @@ class UnifiedAIService:
             kwargs.setdefault("language", settings.AI_CONTENT_LANGUAGE)
             if isinstance(words := kwargs.get("keywords"), str):
                 kwargs["keywords"] = parse_keywords(words)
-        return Request(capability=capability, admin=admin, pk=pk, provider_slug=provider_slug, args=args, kwargs=kwargs)
+        return Request(
+            capability=capability,
+            admin=admin,
+            pk=pk,
+            provider_slug=provider_slug,
+            args=args,
+            kwargs=kwargs,
+            streamed=streamed,
+        )
 
     @classmethod
     def _access_state(cls, model: AIModel, admin: AbstractUser, catalogue: Catalogue) -> ModelAccessState:

@@ -1,42 +1,183 @@
-"""Counting calls and holding limits."""
+"""Limits, and what is told of usage."""
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import uuid4
 
+from django.conf import settings
 from django.contrib.auth.models import AbstractUser
-from django.db import transaction
-from django.utils import timezone
+from django.dispatch import Signal
 
-from src.ai.exceptions import MonthlyLimitReached
-from src.ai.models import AdminProviderSettings, AIModel, AIProvider
+from src.ai.exceptions import ProviderAuthFailed, ProviderNoCredit
+from src.ai.models import AdminProviderSettings, AIModel, AIProvider, Period, UsagePeriod, UsageText
+from src.ai.services.access import KeySource
+from src.ai.services.caller import current_caller
+from src.ai.services.ledger.entries import CallFacts, Limit, Standing
+from src.ai.services.ledger.estimates import highest_cost
+from src.ai.services.ledger.meter import Settled
+from src.ai.signals import ai_call_settled, ai_key_failing, ai_limit_near
+from src.core.months import Month, month_of
+
+LEASE_MARGIN: Final = 60.0  # seconds beyond the longest time that a call may take
+KEY_FAILURES: Final = frozenset({ProviderAuthFailed.code, ProviderNoCredit.code})
 
 
-def check_monthly_limit(*, provider: AIProvider, own: AdminProviderSettings | None) -> None:
-    """Refuse the call that would pass the admin's monthly limit.
+def limits_of(
+    *, provider: AIProvider, admin: AbstractUser, own: AdminProviderSettings | None, source: KeySource, month: Month
+) -> tuple[Limit, ...]:
+    """The limits that hold for a call of `admin`, their own first.
 
-    Raises:
-        MonthlyLimitReached: with `retry_after`, the seconds until the next month.
+    An admin without settings at the provider has the provider's default limit; calls that the shared key pays for
+    share its budget.
     """
-    if own is None or own.monthly_limit is None:
-        return
-    own.refresh_from_db(fields=("monthly_limit", "monthly_usage", "usage_month"))
-    if own.limit_reached:
-        wait = seconds_to_next_month(timezone.localtime())
-        raise MonthlyLimitReached(limit=own.monthly_limit, provider_name=str(provider), retry_after=wait)
+    period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username()[:150], month=month.first)
+    requests = provider.default_monthly_limit if own is None else own.monthly_limit
+    budget = None if own is None else own.monthly_budget
+    limits = [Limit(period, requests, budget)]
+    if source is KeySource.SHARED and provider.shared_monthly_budget is not None:
+        shared = Period.of_shared_key(provider.pk, provider.slug, month=month.first)
+        limits.append(Limit(shared, None, provider.shared_monthly_budget))
+    return tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None)
 
 
-def count_success(*, model: AIModel, admin: AbstractUser) -> None:
-    """Add one to the counters of the provider, the model and, where there is a row, the admin's settings."""
-    with transaction.atomic():
-        model.provider.increment_usage()
-        model.increment_usage()
-        for own in AdminProviderSettings.objects.filter(admin_id=admin.pk, provider_id=model.provider_id):
-            own.increment_usage()
+def call_facts(
+    *,
+    model: AIModel,
+    admin: AbstractUser,
+    own: AdminProviderSettings | None,
+    source: KeySource,
+    capability: str,
+    operation: str,
+    streamed: bool,
+    seconds: float,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> CallFacts:
+    """What the books are to know of a call. `seconds` is the longest that it may take."""
+    provider, month, caller = model.provider, month_of(), current_caller()
+    admin_period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username()[:150], month=month.first)
+    periods = [
+        admin_period,
+        Period.of_model(provider.pk, model.pk, provider.slug, model.model_id, month=month.first),
+        Period.of_provider(provider.pk, provider.slug, month=month.first),
+    ]
+    if source is KeySource.SHARED:
+        periods.append(Period.of_shared_key(provider.pk, provider.slug, month=month.first))
+    return CallFacts(
+        month=month.first,
+        admin_id=admin.pk,
+        admin_name=admin_period.admin_name,
+        token=caller.token,
+        key_source=source.value,
+        provider_id=provider.pk,
+        provider_slug=provider.slug,
+        model_id=model.pk,
+        model_name=model.model_id,
+        capability=capability,
+        operation=operation,
+        request_id=caller.request_id or uuid4().hex,
+        streamed=streamed,
+        price_input=model.pricing_input,
+        price_output=model.pricing_output,
+        held_cost=highest_cost(model, capability, args, kwargs) or Decimal(0),
+        lease_seconds=seconds + LEASE_MARGIN,
+        periods=tuple(periods),
+        limits=limits_of(provider=provider, admin=admin, own=own, source=source, month=month),
+    )
 
 
-def seconds_to_next_month(now: datetime) -> int:
-    """Whole seconds from `now` to the first moment of the next calendar month, rounded up."""
-    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    next_month = (first + timedelta(days=32)).replace(day=1)
-    return int((next_month - now).total_seconds()) + 1
+# -- telling the application -------------------------------------------------------------------------------------------
+
+
+def announce(settled: Sequence[Settled]) -> None:
+    """Send the signals of what was settled. Never raises."""
+    for signal, facts in _signals(settled):
+        signal.send_robust(sender=None, **facts)
+
+
+async def aannounce(settled: Sequence[Settled]) -> None:
+    """The asynchronous twin of `announce`."""
+    for signal, facts in _signals(settled):
+        await signal.asend_robust(sender=None, **facts)
+
+
+def _signals(settled: Iterable[Settled]) -> Iterator[tuple[Signal, dict[str, Any]]]:
+    for call in settled:
+        if not call.outcome.changed:
+            continue
+        if ai_call_settled.receivers:
+            yield ai_call_settled, {"call": call}
+        if ai_limit_near.receivers:
+            for standing in call.outcome.near:
+                yield ai_limit_near, {"standing": standing, "call": call}
+        if ai_key_failing.receivers and call.entry.error_code in KEY_FAILURES:
+            facts = call.facts
+            about = {"provider_slug": facts.provider_slug, "key_source": facts.key_source, "admin_id": facts.admin_id}
+            yield ai_key_failing, {**about, "code": call.entry.error_code}
+
+
+def keep_texts(settled: Sequence[Settled], prompt: str, reply: str) -> None:
+    """Keep what was asked and answered beside the last record, if `AI_STORE_TEXTS` says so."""
+    if settings.AI_STORE_TEXTS and settled:
+        UsageText.objects.create(public_id=settled[-1].entry.id, prompt=prompt, reply=reply)
+
+
+# -- telling the admin -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What an admin has used at one provider this month and what is left; `None` where nothing limits it."""
+
+    provider: dict[str, str]  # slug, name
+    requests: int
+    held_requests: int
+    cost: Decimal
+    held_cost: Decimal
+    unpriced: int
+    monthly_limit: int | None
+    requests_left: int | None
+    monthly_budget: Decimal | None
+    budget_left: Decimal | None
+    resets_at: datetime
+
+
+def allowances(admin: AbstractUser) -> list[Allowance]:
+    """The admin's month at each active provider, in three queries."""
+    month = month_of()
+    own = {row.provider_id: row for row in AdminProviderSettings.objects.filter(admin_id=admin.pk)}
+    used = {
+        row.provider_id: row
+        for row in UsagePeriod.objects.filter(scope=UsagePeriod.Scope.ADMIN, admin=admin.pk, month=month.first)
+    }
+    return [
+        _allowance(provider, admin, own.get(provider.pk), used.get(provider.pk) or UsagePeriod(), month)
+        for provider in AIProvider.objects.filter(is_active=True)
+    ]
+
+
+def _allowance(
+    provider: AIProvider, admin: AbstractUser, own: AdminProviderSettings | None, used: UsagePeriod, month: Month
+) -> Allowance:
+    period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username(), month=month.first)
+    limits = limits_of(provider=provider, admin=admin, own=own, source=KeySource.PERSONAL, month=month)
+    limit = limits[0] if limits else Limit(period)
+    standing = Standing(limit, used.requests + used.held_requests, Decimal(used.cost) + Decimal(used.held_cost))
+    return Allowance(
+        provider={"slug": provider.slug, "name": str(provider)},
+        requests=used.requests,
+        held_requests=used.held_requests,
+        cost=Decimal(used.cost),
+        held_cost=Decimal(used.held_cost),
+        unpriced=used.unpriced,
+        monthly_limit=limit.requests,
+        requests_left=standing.requests_left,
+        monthly_budget=limit.budget,
+        budget_left=standing.budget_left,
+        resets_at=month.end,
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import cast
+
+from django.contrib.auth.models import AbstractUser
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
@@ -16,9 +19,11 @@ from src.ai.serializers.ai_provider_serializer import (
     AdminProviderSettingsSerializer,
     AIModelSerializer,
     AIProviderSerializer,
+    AllowanceSerializer,
     KeyVerdictSerializer,
 )
 from src.ai.services.key_validation import validate_personal_key, validate_shared_key
+from src.ai.services.usage import allowances
 from src.ai.views.filters import AdminProviderSettingsFilter, AIModelFilter, AIProviderFilter
 from src.ai.views.permissions import StaffReadsSuperuserWrites
 
@@ -119,9 +124,15 @@ class AdminProviderSettingsViewSet(ModelViewSet[AdminProviderSettings]):
         return AdminProviderSettings.objects.filter(admin_id=self.request.user.pk).select_related("provider")
 
     def perform_destroy(self, instance: AdminProviderSettings) -> None:
-        if instance.monthly_limit is not None and not self.request.user.is_superuser:
+        if instance.is_limited and not self.request.user.is_superuser:
             raise SettingsProtected()
         super().perform_destroy(instance)
+
+    @extend_schema(responses=AllowanceSerializer(many=True), filters=False)
+    @action(detail=False, pagination_class=None, filterset_class=None, search_fields=(), ordering_fields=())
+    def usage(self, request: Request) -> Response:
+        """What you have used this month at each provider, and what is left of your limits."""
+        return Response(AllowanceSerializer(allowances(cast(AbstractUser, request.user)), many=True).data)
 
     @extend_schema(request=None, responses=KeyVerdictSerializer)
     @action(detail=True, methods=["post"], url_path="validate-key")

@@ -13,6 +13,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from src.ai.exceptions import AIError, http_status
+from src.ai.views.limits import limit_headers
 
 
 class ExceptionHandler(handler.ExceptionHandler):
@@ -35,6 +36,11 @@ class ExceptionHandler(handler.ExceptionHandler):
         if exc.retry_after is not None:
             answer.wait = math.ceil(exc.retry_after)  # type: ignore[attr-defined]
         return answer
+
+    def get_headers(self, exc: exceptions.APIException) -> dict[str, str]:
+        headers: dict[str, str] = super().get_headers(exc)
+        standings = self.exc.facts.get("standings", ()) if isinstance(self.exc, AIError) else ()
+        return {**headers, **limit_headers(standings)}
 
     def report_exception(self, exc: exceptions.APIException, response: Response) -> None:
         """A vendor's failure is no error of this site's: it is not reported as one."""

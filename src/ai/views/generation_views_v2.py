@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import AbstractUser
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django_filters import FilterSet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
@@ -14,9 +16,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from src.ai.models import AIModel, AIProvider, GeneratedMedia
+from src.ai.models import AIModel, AIProvider, APIToken, GeneratedMedia
 from src.ai.providers.base import OPERATIONS
-from src.ai.results import Media
+from src.ai.results import Article, Media, Reply
 from src.ai.serializers.ai_provider_serializer import AvailableModelSerializer, AvailableProviderSerializer
 from src.ai.serializers.audio_generation_serializer import AudioGenerationResponseSerializer, AudioGenerationSerializer
 from src.ai.serializers.chat_serializer import ChatResponseSerializer, ChatSerializer
@@ -25,10 +27,15 @@ from src.ai.serializers.content_generation_serializer import (
     ContentGenerationSerializer,
 )
 from src.ai.serializers.image_generation_serializer import ImageGenerationResponseSerializer, ImageGenerationSerializer
+from src.ai.services.caller import Caller, calling, identify
+from src.ai.services.ledger.entries import Standing
 from src.ai.services.listing import describe_models, describe_providers, models_with, providers_with
 from src.ai.services.media import save_all
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
+from src.ai.views.limits import limit_headers
+
+R = TypeVar("R", Article, Media, Reply)
 
 
 class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
@@ -38,6 +45,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
     filterset_class: type[FilterSet] | None = None
     search_fields: Sequence[str] = ()
     ordering_fields: Sequence[str] = ()
+    _standings: Sequence[Standing] = ()
 
     @extend_schema(request=ImageGenerationSerializer, responses=ImageGenerationResponseSerializer)
     @action(detail=False, methods=["post"], url_path="image/generate", serializer_class=ImageGenerationSerializer)
@@ -45,7 +53,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         """Make an image: a URL where it is saved, base64 where not."""
         asked = self._validated(request)
         keep = {name: asked.pop(name) for name in ("save_to_media", "title", "alt_text")}
-        made = UnifiedAIService.generate_image(admin=self._admin, **asked)
+        made = self._told(UnifiedAIService.generate_image(admin=self._admin, **asked))
         files = self._files(request, made, GeneratedMedia.Kind.IMAGE, asked["prompt"], **keep)
         answer = {**files[0], "more": files[1:], "placeholder": made.placeholder, "info": made.info}
         return Response(ImageGenerationResponseSerializer(answer).data)
@@ -54,14 +62,14 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
     @action(detail=False, methods=["post"], url_path="content/generate", serializer_class=ContentGenerationSerializer)
     def generate_content(self, request: Request) -> Response:
         """Write an article about a topic."""
-        article = UnifiedAIService.generate_content(admin=self._admin, **self._validated(request))
+        article = self._told(UnifiedAIService.generate_content(admin=self._admin, **self._validated(request)))
         return Response(ContentGenerationResponseSerializer({**article, "info": article.info}).data)
 
     @extend_schema(request=ChatSerializer, responses=ChatResponseSerializer)
     @action(detail=False, methods=["post"], url_path="chat/send", serializer_class=ChatSerializer)
     def send_chat(self, request: Request) -> Response:
         """Reply to a message."""
-        reply = UnifiedAIService.chat(admin=self._admin, **self._validated(request))
+        reply = self._told(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
         return Response(ChatResponseSerializer({"reply": reply, "info": reply.info}).data)
 
     @extend_schema(request=AudioGenerationSerializer, responses=AudioGenerationResponseSerializer)
@@ -70,7 +78,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         """Speak a text: a URL where it is saved, base64 where not."""
         asked = self._validated(request)
         keep = {name: asked.pop(name) for name in ("save_to_media", "title")}
-        made = UnifiedAIService.text_to_speech(admin=self._admin, **asked)
+        made = self._told(UnifiedAIService.text_to_speech(admin=self._admin, **asked))
         answer = {
             **self._files(request, made, GeneratedMedia.Kind.AUDIO, asked["text"], **keep)[0],
             "placeholder": made.placeholder,
@@ -119,6 +127,28 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         page = self.paginate_queryset(self.filter_queryset(providers_with(capability)))
         rows = describe_providers(page or (), self._admin, capability)
         return self.get_paginated_response(AvailableProviderSerializer(rows, many=True).data)
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Answer on behalf of whoever sends the request."""
+        with calling(Caller()):
+            return super().dispatch(request, *args, **kwargs)
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Once it is known who that is, the books may know it too."""
+        super().initial(request, *args, **kwargs)
+        if isinstance(request.auth, APIToken):
+            identify(token=request.auth.token_key)
+
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        """Say what is left of the limits."""
+        for name, value in limit_headers(self._standings).items():
+            response[name] = value
+        return super().finalize_response(request, response, *args, **kwargs)
+
+    def _told(self, result: R) -> R:
+        """The result, after its headers are taken from it."""
+        self._standings = result.info.standings
+        return result
 
     @property
     def _admin(self) -> AbstractUser:

@@ -1,0 +1,452 @@
+"""The one place that writes usage records and periods.
+
+A batch of entries is one transaction of at most five statements, on PostgreSQL and SQLite alike: lock the periods in
+the order of their keys, settle, reserve where there is room, add up. As every writer begins with those locks, in that
+order, no two can wait for each other, and at every commit a period equals its records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
+
+from src.ai.models import Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
+from src.ai.models.usage import MONEY_PLACES
+from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of
+from src.core.bulk import Statement
+
+NEAR: Final = Decimal("0.8")  # of a limit
+
+# What a record adds to its periods, in this order: the columns of `UsageSums`.
+SUMS: Final = (
+    "requests",
+    "held_requests",
+    "cost",
+    "held_cost",
+    "unpriced",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "reasoning_tokens",
+    "images",
+    "characters",
+    "audio_seconds",
+)
+Sums = list[int]  # in the smallest units that the columns hold
+
+_RESERVED: Final = (
+    "id",
+    "created_at",
+    "month",
+    "admin_id",
+    "admin_name",
+    "token",
+    "key_source",
+    "provider_id",
+    "provider_slug",
+    "model_id",
+    "model_name",
+    "capability",
+    "operation",
+    "request_id",
+    "streamed",
+    "price_input",
+    "price_output",
+    "requests",
+    "held_cost",
+    "lease_expires_at",
+)
+_AT_FIRST: Final = {
+    "state": "'reserved'",
+    "cost_state": "'unknown'",
+    "finish_reason": "''",
+    "error_code": "''",
+    "response_id": "''",
+}
+_SETTLED: Final = (
+    "id",
+    "state",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "reasoning_tokens",
+    "images",
+    "characters",
+    "audio_seconds",
+    "requests",
+    "cost",
+    "cost_state",
+    "latency_ms",
+    "first_chunk_ms",
+    "finish_reason",
+    "error_code",
+    "response_id",
+    "settled_at",
+)
+_PERIOD: Final = (
+    "key",
+    "scope",
+    "month",
+    "provider_id",
+    "provider_slug",
+    "admin_id",
+    "admin_name",
+    "model_id",
+    "model_name",
+)
+_PLACES: Final = {"cost": MONEY_PLACES, "held_cost": MONEY_PLACES, "audio_seconds": 3}
+_SCALE: Final = Decimal(10) ** MONEY_PLACES
+
+
+@dataclass(slots=True)
+class _Balance:
+    """A locked period, and what this batch adds to it."""
+
+    requests: int
+    held_requests: int
+    cost: int
+    held_cost: int
+    near: bool
+    added: Sums = field(default_factory=lambda: [0] * len(SUMS))
+    last_used_at: datetime | None = None
+    near_at: datetime | None = None
+
+    def add(self, sums: Sums) -> None:
+        self.requests += sums[0]
+        self.held_requests += sums[1]
+        self.cost += sums[2]
+        self.held_cost += sums[3]
+        self.added = [a + b for a, b in zip(self.added, sums, strict=True)]
+
+    def standing(self, limit: Limit) -> Standing:
+        cost = Decimal(self.cost + self.held_cost).scaleb(-MONEY_PLACES)
+        return Standing(limit, self.requests + self.held_requests, cost)
+
+
+class Books:
+    """The books behind one database connection, on which the caller has begun a transaction."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self.connection = connection
+        records, periods = UsageRecord._meta.db_table, UsagePeriod._meta.db_table
+        inserted = self._statement(UsageRecord, _RESERVED)
+        self._insert_sql = (
+            f"INSERT INTO {records} ({inserted.columns}, {', '.join(_AT_FIRST)}) "
+            + inserted.select_with(_AT_FIRST.values())
+        )
+        settled = self._statement(UsageRecord, _SETTLED)
+        written = ", ".join(f"{name} = new.{name}" for name in _SETTLED if name != "id")
+        self._settle_sql = (
+            f"WITH new ({settled.columns}) AS ({settled.select}) "  # noqa: S608 (names of columns)
+            f"UPDATE {records} SET {written} FROM new "
+            f"WHERE {records}.id = new.id AND {records}.state = %s RETURNING {records}.id"
+        )
+        opened = self._statement(UsagePeriod, _PERIOD)
+        self._lock_sql = (
+            f"INSERT INTO {periods} ({opened.columns}, {', '.join(SUMS)}) "
+            f"{opened.select_with(['0'] * len(SUMS))} "
+            "ON CONFLICT (key) DO UPDATE SET key = excluded.key "
+            "RETURNING key, requests, held_requests, cost, held_cost, near_limit_at"
+        )
+        added = self._statement(UsagePeriod, ("key", *SUMS, "last_used_at", "near_limit_at"))
+        sums = ", ".join(f"{name} = {periods}.{name} + new.{name}" for name in SUMS)
+        latest = "GREATEST" if connection.vendor == "postgresql" else "MAX"
+        self._add_sql = (
+            f"WITH new ({added.columns}) AS ({added.select}) "  # noqa: S608 (names of columns)
+            f"UPDATE {periods} SET {sums}, "
+            f"last_used_at = {latest}(COALESCE({periods}.last_used_at, new.last_used_at),"
+            f" COALESCE(new.last_used_at, {periods}.last_used_at)), "
+            f"near_limit_at = COALESCE({periods}.near_limit_at, new.near_limit_at) "
+            f"FROM new WHERE {periods}.key = new.key"
+        )
+
+    def apply(self, entries: Sequence[Entry], *, again: bool = False) -> list[Outcome]:
+        """Write the entries; each one's outcome, in the same order. Settlements make room before reservations take it.
+
+        Args:
+            entries: of one call either its reservation or its settlement, not both.
+            again: some may have been written before, by an attempt whose end nobody saw; none counts twice.
+        """
+        balances = self.lock({period.key: period for entry in entries for period in entry.facts.periods})
+        once = {entry.id: entry for entry in reversed(entries)}.values()
+        settles = [entry for entry in once if isinstance(entry, Settle)]
+        reserves = [entry for entry in reversed(once) if isinstance(entry, Reserve)]
+        outcomes: dict[UUID, Outcome] = {}
+        if settles:
+            outcomes |= self._settle(settles, balances)
+        if reserves:
+            known = self._known(entry.id for entry in reserves if again or entry.forced)
+            outcomes |= self._reserve(reserves, balances, known)
+        self._add(balances)
+        return [outcomes[entry.id] for entry in entries]
+
+    def carry_over(self, rows: Iterable[UsageRecord]) -> None:
+        """Have the periods of `rows`, which are locked, carry what these count there: they are about to be deleted."""
+        carried: dict[str, Sums] = {}
+        for row in rows:
+            for period in periods_of(row):
+                sums = carried.setdefault(period.key, [0] * len(SUMS))
+                carried[period.key] = [a + b for a, b in zip(sums, sums_of(row), strict=True)]
+        for key, sums in carried.items():
+            amounts = {
+                name: Decimal(amount).scaleb(-_PLACES.get(name, 0)) for name, amount in zip(SUMS, sums, strict=True)
+            }
+            carries, _ = UsageCarried.objects.using(self.connection.alias).get_or_create(period_id=key)
+            for name, amount in amounts.items():
+                setattr(carries, name, getattr(carries, name) + amount)
+            carries.save(using=self.connection.alias)
+
+    # -- the parts of a batch --------------------------------------------------------------------------------------
+
+    def lock(self, periods: Mapping[str, Period]) -> dict[str, _Balance]:
+        """The periods' rows, locked in the order of their keys and made where there were none."""
+        rows = [
+            [
+                period.key,
+                period.scope.value,
+                period.month.isoformat(),
+                period.provider_id,
+                period.provider_slug,
+                period.admin_id,
+                period.admin_name,
+                period.model_id,
+                period.model_name,
+            ]
+            for _, period in sorted(periods.items())
+        ]
+        found = self._run(self._lock_sql, rows, fetch=True)
+        return {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in found}
+
+    def _settle(self, entries: Sequence[Settle], balances: Mapping[str, _Balance]) -> dict[UUID, Outcome]:
+        rows = {entry.id.hex: self._settled_row(entry) for entry in entries}
+        open_ids = self._settled(rows, entries, UsageState.RESERVED)
+        # A call that was swept and comes back after all: what it tells is better than what was assumed.
+        late = [entry for entry in entries if entry.id.hex not in open_ids and not entry.lapsed]
+        assumed = self._unknown(late)
+        if assumed:
+            self._settled(rows, [entry for entry in late if entry.id in assumed], UsageState.UNKNOWN)
+        outcomes = {}
+        for entry in entries:
+            before = (
+                _held(entry.held_requests, entry.facts.held_cost) if entry.id.hex in open_ids else assumed.get(entry.id)
+            )
+            if before is None:
+                outcomes[entry.id] = Outcome(self._standings(entry, balances), changed=False)
+                continue
+            change = [new - old for new, old in zip(_charged(entry), before, strict=True)]
+            for period in entry.facts.periods:
+                balance = balances[period.key]
+                balance.add(change)
+                if entry.requests:
+                    balance.last_used_at = max(entry.settled_at, balance.last_used_at or entry.settled_at)
+            near = self._near(entry, balances)
+            outcomes[entry.id] = Outcome(self._standings(entry, balances), near=near)
+        return outcomes
+
+    def _reserve(
+        self, entries: Sequence[Reserve], balances: Mapping[str, _Balance], known: Set[UUID]
+    ) -> dict[UUID, Outcome]:
+        outcomes, accepted = {}, []
+        for entry in entries:
+            if entry.id in known:
+                outcomes[entry.id] = Outcome(self._standings(entry, balances))
+                continue
+            held = _held(entry.requests, entry.facts.held_cost)
+            refused = None if entry.forced else self._without_room(entry, balances)
+            if refused is not None:
+                limit, over_budget = refused
+                standings = self._standings(entry, balances)
+                outcomes[entry.id] = Outcome(standings, refused_by=limit, over_budget=over_budget)
+                continue
+            for period in entry.facts.periods:
+                balances[period.key].add(held)
+            accepted.append(self._reserved_row(entry))
+            outcomes[entry.id] = Outcome(self._standings(entry, balances))
+        if accepted:
+            self._run(self._insert_sql, accepted)
+        return outcomes
+
+    def _without_room(self, entry: Reserve, balances: Mapping[str, _Balance]) -> tuple[Limit, bool] | None:
+        """The first limit that the call would pass, and whether it is the budget."""
+        for limit in entry.facts.limits:
+            standing = balances[limit.period.key].standing(limit)
+            if limit.requests is not None and standing.requests + entry.requests > limit.requests:
+                return limit, False
+            # A budget that is used up refuses even what seems to cost nothing.
+            if limit.budget is not None and (
+                standing.cost + entry.facts.held_cost > limit.budget
+                or (standing.cost >= limit.budget and not _is_free(entry))
+            ):
+                return limit, True
+        return None
+
+    def _near(self, entry: Settle, balances: Mapping[str, _Balance]) -> tuple[Standing, ...]:
+        near = []
+        for limit in entry.facts.limits:
+            balance = balances[limit.period.key]
+            standing = Standing(limit, balance.requests, Decimal(balance.cost).scaleb(-MONEY_PLACES))
+            by_requests = limit.requests is not None and standing.requests >= NEAR * limit.requests
+            by_budget = limit.budget is not None and standing.cost >= NEAR * limit.budget
+            if (by_requests or by_budget) and not balance.near:
+                balance.near, balance.near_at = True, entry.settled_at
+                near.append(standing)
+        return tuple(near)
+
+    def _standings(self, entry: Entry, balances: Mapping[str, _Balance]) -> tuple[Standing, ...]:
+        return tuple(balances[limit.period.key].standing(limit) for limit in entry.facts.limits)
+
+    def _add(self, balances: Mapping[str, _Balance]) -> None:
+        rows = [
+            [key, *balance.added, self._time(balance.last_used_at), self._time(balance.near_at)]
+            for key, balance in balances.items()
+            if any(balance.added) or balance.near_at or balance.last_used_at
+        ]
+        if rows:
+            self._run(self._add_sql, rows)
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def _reserved_row(self, entry: Reserve) -> list[Any]:
+        facts = entry.facts
+        return [
+            entry.id.hex,
+            self._time(entry.created_at),
+            facts.month.isoformat(),
+            facts.admin_id,
+            facts.admin_name,
+            facts.token,
+            facts.key_source,
+            facts.provider_id,
+            facts.provider_slug,
+            facts.model_id,
+            facts.model_name,
+            facts.capability,
+            facts.operation,
+            facts.request_id,
+            facts.streamed,
+            self._price(facts.price_input),
+            self._price(facts.price_output),
+            entry.requests,
+            int(facts.held_cost * _SCALE),
+            self._time(datetime.fromtimestamp(entry.created_at.timestamp() + facts.lease_seconds, UTC)),
+        ]
+
+    def _settled_row(self, entry: Settle) -> list[Any]:
+        usage = entry.usage
+        return [
+            entry.id.hex,
+            entry.state.value,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_tokens,
+            usage.reasoning_tokens,
+            usage.images,
+            usage.characters,
+            None if usage.audio_seconds is None else round(usage.audio_seconds * 1000),
+            entry.requests,
+            None if entry.cost is None else round(entry.cost * _SCALE),
+            entry.cost_state.value,
+            entry.latency_ms,
+            entry.first_chunk_ms,
+            entry.finish_reason[:50],
+            entry.error_code[:50],
+            entry.response_id[:128],
+            self._time(entry.settled_at),
+        ]
+
+    def _settled(self, rows: Mapping[str, list[Any]], entries: Sequence[Settle], before: UsageState) -> set[str]:
+        """Write those of `entries` whose record is in the state `before`; their ids in hex."""
+        wanted = [rows[entry.id.hex] for entry in sorted(entries, key=lambda entry: entry.id)]
+        found = self._run(self._settle_sql, wanted, before.value, fetch=True)
+        return {row[0] if isinstance(row[0], str) else row[0].hex for row in found}
+
+    def _unknown(self, entries: Sequence[Settle]) -> dict[UUID, Sums]:
+        """What the records of these that were given up are counted with."""
+        if not entries:
+            return {}
+        rows = UsageRecord.objects.using(self.connection.alias).filter(
+            pk__in=[entry.id for entry in entries], state=UsageState.UNKNOWN
+        )
+        return {row.pk: sums_of(row) for row in rows}
+
+    def _known(self, ids: Iterable[UUID]) -> set[UUID]:
+        wanted = list(ids)
+        if not wanted:
+            return set()
+        return set(UsageRecord.objects.using(self.connection.alias).filter(pk__in=wanted).values_list("pk", flat=True))
+
+    # -- SQL -------------------------------------------------------------------------------------------------------
+
+    def _statement(self, model: Any, names: Sequence[str]) -> Statement:
+        fields = {field.attname: field for field in model._meta.concrete_fields}
+        return Statement(model, [fields[name] for name in names], self.connection)
+
+    def _run(self, sql: str, rows: list[list[Any]], *params: Any, fetch: bool = False) -> list[Any]:
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql, [json.dumps(rows), *params])
+            return cursor.fetchall() if fetch else []
+
+    def _time(self, moment: datetime | None) -> str | None:
+        """In the form in which Django stores it."""
+        if moment is None:
+            return None
+        utc = moment.astimezone(UTC)
+        return utc.isoformat() if self.connection.vendor == "postgresql" else str(timezone.make_naive(utc, UTC))
+
+    def _price(self, price: Decimal | None) -> str | float | None:
+        if price is None:
+            return None
+        return str(price) if self.connection.vendor == "postgresql" else float(price)
+
+
+def _held(requests: int, cost: Decimal) -> Sums:
+    """What a reservation adds to its periods."""
+    sums = [0] * len(SUMS)
+    sums[1], sums[3] = requests, int(cost * _SCALE)
+    return sums
+
+
+def _charged(entry: Settle) -> Sums:
+    """What a settled call adds to its periods."""
+    usage = entry.usage
+    return [
+        entry.requests,
+        0,
+        0 if entry.cost is None else round(entry.cost * _SCALE),
+        0,
+        int(entry.cost is None),
+        usage.input_tokens or 0,
+        usage.output_tokens or 0,
+        usage.cache_read_tokens or 0,
+        usage.reasoning_tokens or 0,
+        usage.images or 0,
+        usage.characters or 0,
+        round((usage.audio_seconds or 0) * 1000),
+    ]
+
+
+def sums_of(row: UsageRecord) -> Sums:
+    """What a stored record adds to its periods."""
+    if row.state == UsageState.RESERVED:
+        return _held(row.requests, row.held_cost)
+    return [
+        row.requests,
+        0,
+        round((row.cost or 0) * _SCALE),
+        0,
+        int(row.cost is None),
+        *(getattr(row, name) or 0 for name in SUMS[5:11]),
+        round((row.audio_seconds or 0) * 1000),
+    ]
+
+
+def _is_free(entry: Reserve) -> bool:
+    return entry.facts.price_input == 0 and entry.facts.price_output == 0

@@ -1,0 +1,153 @@
+"""What is written on the books, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+from src.ai.models import CostState, Period, UsageState
+from src.ai.results import Usage
+
+NO_USAGE: Final = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What one period may come to; `None` is no limit."""
+
+    period: Period
+    requests: int | None = None
+    budget: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """What is known of a call before it is made, the same for each of its attempts. Times are aware; money is US$."""
+
+    month: date
+    admin_id: int
+    admin_name: str
+    token: str
+    key_source: str
+    provider_id: int
+    provider_slug: str
+    model_id: int
+    model_name: str
+    capability: str
+    operation: str
+    request_id: str
+    streamed: bool
+    price_input: Decimal | None
+    price_output: Decimal | None
+    held_cost: Decimal
+    lease_seconds: float
+    periods: tuple[Period, ...]
+    limits: tuple[Limit, ...]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Reserve:
+    """A call that is about to be made. `forced` writes it down whatever the limits say: it has been made already."""
+
+    id: UUID
+    facts: CallFacts
+    created_at: datetime
+    requests: int = 1  # what it holds of a limit on requests
+    forced: bool = False
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Settle:
+    """How a call ended. `lapsed` says that nobody knows: only a reservation is changed by it."""
+
+    id: UUID
+    facts: CallFacts
+    state: UsageState
+    held_requests: int = 1  # as in its reservation
+    requests: int = 0
+    usage: Usage = NO_USAGE
+    cost: Decimal | None = None
+    cost_state: CostState = CostState.UNKNOWN
+    latency_ms: int | None = None
+    first_chunk_ms: int | None = None
+    finish_reason: str = ""
+    error_code: str = ""
+    response_id: str = ""
+    settled_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    lapsed: bool = False
+
+
+Entry = Reserve | Settle
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a limited period stands, calls under way included."""
+
+    limit: Limit
+    requests: int
+    cost: Decimal
+
+    @property
+    def requests_left(self) -> int | None:
+        return None if self.limit.requests is None else max(self.limit.requests - self.requests, 0)
+
+    @property
+    def budget_left(self) -> Decimal | None:
+        return None if self.limit.budget is None else max(self.limit.budget - self.cost, Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an entry.
+
+    `refused_by` is the limit without room for a reservation, and `over_budget` which of its two numbers. `changed` says
+    whether a settlement was the first of its call; `near` are the limits of which 80 % were used up just now.
+    """
+
+    standings: tuple[Standing, ...] = ()
+    refused_by: Limit | None = None
+    over_budget: bool = False
+    changed: bool = True
+    near: tuple[Standing, ...] = ()
+
+
+def facts_of(row: Any, periods: tuple[Period, ...]) -> CallFacts:
+    """The facts of a stored `UsageRecord`."""
+    return CallFacts(
+        month=row.month,
+        admin_id=row.admin_id,
+        admin_name=row.admin_name,
+        token=row.token,
+        key_source=row.key_source,
+        provider_id=row.provider_id,
+        provider_slug=row.provider_slug,
+        model_id=row.model_id,
+        model_name=row.model_name,
+        capability=row.capability,
+        operation=row.operation,
+        request_id=row.request_id,
+        streamed=row.streamed,
+        price_input=row.price_input,
+        price_output=row.price_output,
+        held_cost=row.held_cost,
+        lease_seconds=0,
+        periods=periods,
+        limits=(),
+    )
+
+
+def periods_of(row: Any) -> tuple[Period, ...]:
+    """The periods that a `UsageRecord`, or its `CallFacts`, counts in."""
+    provider, month = (row.provider_id, row.provider_slug), row.month
+    periods = [
+        Period.of_admin(row.provider_id, row.admin_id, row.provider_slug, row.admin_name, month=month),
+        Period.of_model(row.provider_id, row.model_id, row.provider_slug, row.model_name, month=month),
+        Period.of_provider(*provider, month=month),
+    ]
+    if row.key_source == "shared":
+        periods.append(Period.of_shared_key(*provider, month=month))
+    return tuple(periods)

@@ -1,0 +1,306 @@
+"""One caller's account of the requests that its call sends to a vendor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from time import monotonic
+from typing import Any, Final
+from uuid import UUID
+
+from django.conf import settings
+from django.db import DatabaseError
+from django.utils import timezone
+from django.utils.formats import date_format
+
+from src.ai.exceptions import (
+    AIError,
+    BudgetExhausted,
+    LedgerUnavailable,
+    MonthlyLimitReached,
+    PriceUnknown,
+    ProviderError,
+    UsageLimited,
+)
+from src.ai.messages.messages import BUDGET_OF
+from src.ai.models import CostState, UsageState
+from src.ai.providers.attempts import Attempt, Attempts
+from src.ai.results import ResultInfo, Usage
+from src.ai.services.ledger.entries import NO_USAGE, CallFacts, Outcome, Reserve, Settle, Standing
+from src.ai.services.ledger.estimates import FREE, cost_of
+from src.ai.services.ledger.writer import Desk
+from src.core.ids import uuid7
+from src.core.months import month_of
+
+logger = logging.getLogger(__name__)
+
+CANCELLED: Final = "cancelled"
+CLIENT_LEFT: Final = "client_disconnected"
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt(Attempt):
+    """One request, from its reservation on."""
+
+    requests: int  # what it holds of a limit: all requests of one call hold one together
+    id: UUID = field(default_factory=uuid7)
+    reserved_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    started: float = field(default_factory=monotonic)
+    ended: float | None = None
+    first_chunk: float | None = None
+    info: ResultInfo | None = None
+    error: BaseException | None = None
+
+    def succeeded(self, info: ResultInfo | None) -> None:
+        self.info, self.ended = info, monotonic()
+
+    def failed(self, error: BaseException) -> None:
+        self.error, self.ended = error, monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was written of a request, and what the books said to it."""
+
+    facts: CallFacts
+    entry: Settle
+    outcome: Outcome
+
+
+class Meter(Attempts):
+    """Reserves before each request of one call, and settles each once, whatever becomes of it.
+
+    `open` comes before the provider is asked. In between the provider tells of its requests; where it tells of none,
+    the call is taken for one. One of `success`, `failure` and `left` says how the call ended, and `write` (`awrite`,
+    `write_soon`) puts that on the books.
+    """
+
+    def __init__(self, facts: CallFacts, desk: Desk, provider_name: str) -> None:
+        self.facts = facts
+        self.desk = desk
+        self.standings: tuple[Standing, ...] = ()  # of the call's limits, as the books last told
+        self._provider_name = provider_name
+        self._attempts: list[_Attempt] = []
+        self._unclaimed: _Attempt | None = None
+
+    # -- before ----------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Reserve the call's first request.
+
+        Raises:
+            MonthlyLimitReached, BudgetExhausted, PriceUnknown: a limit has no room for it.
+            LedgerUnavailable: it can't be put on the books.
+        """
+        attempt = self._unclaimed = self._first()
+        try:
+            self._accept(attempt, self.desk.write([self._reservation(attempt)]))
+        except UsageLimited:
+            raise
+        except BaseException as error:
+            raise self._given_back(attempt, error) from error
+
+    async def aopen(self) -> None:
+        """The asynchronous twin of `open`."""
+        attempt = self._unclaimed = self._first()
+        await self._areserve(attempt, [])
+
+    # -- in between ------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> Attempt:
+        attempt, self._unclaimed = self._unclaimed, None
+        if attempt is not None:
+            attempt.started = monotonic()
+            return attempt
+        failed = [other for other in self._attempts if other.error is not None]
+        self._attempts = [other for other in self._attempts if other.error is None]
+        attempt = self._next()
+        await self._areserve(attempt, [self._failed(other, other.error) for other in failed if other.error])
+        return attempt
+
+    def first_chunk(self) -> None:
+        """The first piece of a stream has come."""
+        if self._attempts and self._attempts[-1].first_chunk is None:
+            self._attempts[-1].first_chunk = monotonic()
+
+    # -- after -----------------------------------------------------------------------------------------------------
+
+    def success(self, info: ResultInfo) -> list[Settle]:
+        """The call has a result with these facts. The first request that had one is the one that a limit counts."""
+        attempts, self._attempts = self._attempts, []
+        good = [attempt for attempt in attempts if attempt.error is None]
+        entries = [self._failed(attempt, attempt.error) for attempt in attempts if attempt.error is not None]
+        for number, attempt in enumerate(good):
+            told = info if len(good) == 1 else attempt.info or ResultInfo()
+            entries.append(self._settled(attempt, told, requests=int(number == 0)))
+        return entries
+
+    def failure(self, error: BaseException, guess: Usage | None = None) -> list[Settle]:
+        """The call failed; `guess` is what was used before, where somebody has seen some of it.
+
+        What vendors answered until then is charged to the budget, and not counted as requests.
+        """
+        attempts, self._attempts = self._attempts, []
+        return [self._failed(attempt, attempt.error or error, guess) for attempt in attempts]
+
+    def left(self, info: ResultInfo, guess: Usage | None) -> list[Settle]:
+        """The reader of a stream has left: what was used is charged, `guess` where the vendor had not counted yet.
+
+        Without a guess nothing had come.
+        """
+        attempts, self._attempts = self._attempts, []
+        entries = [self._failed(attempt, attempt.error) for attempt in attempts if attempt.error is not None]
+        for attempt in attempts:
+            if attempt.error is None and guess is None:
+                entries.append(self._failed(attempt, GeneratorExit()))
+            elif attempt.error is None:
+                told = info if info.usage or info.cost is not None else ResultInfo(usage=guess)
+                entry = self._settled(attempt, told, requests=1, guessed=told is not info)
+                entry.error_code = CLIENT_LEFT
+                entries.append(entry)
+        return entries
+
+    def write(self, entries: Sequence[Settle]) -> list[Settled]:
+        """Put settlements on the books. Never raises: the vendor has been paid, so the caller gets what it bought.
+
+        What can't be written within `AI_LEDGER_TIMEOUT` is written as soon as it can be.
+        """
+        try:
+            return self._told(entries, self.desk.write(entries)) if entries else []
+        except (AIError, DatabaseError, TimeoutError):
+            logger.exception("A call is not on the books yet", extra=self._log_facts())
+            return []
+
+    async def awrite(self, entries: Sequence[Settle]) -> list[Settled]:
+        """The asynchronous twin of `write`."""
+        try:
+            return self._told(entries, await self.desk.awrite(entries)) if entries else []
+        except (AIError, DatabaseError, TimeoutError):
+            logger.exception("A call is not on the books yet", extra=self._log_facts())
+            return []
+
+    def write_soon(self, entries: Sequence[Settle]) -> None:
+        """Have settlements written without waiting: for a caller who has gone."""
+        try:
+            self.desk.write_soon(entries)
+        except DatabaseError:
+            logger.exception("A call is not on the books yet", extra=self._log_facts())
+
+    # -- reservations ----------------------------------------------------------------------------------------------
+
+    def _first(self) -> _Attempt:
+        priced = self.facts.price_input is not None and self.facts.price_output is not None
+        budgeted = any(limit.budget is not None for limit in self.facts.limits)
+        if budgeted and not (priced or settings.AI_BUDGET_ALLOWS_UNKNOWN_PRICE):
+            raise PriceUnknown(provider_name=self._provider_name, model=self.facts.model_name)
+        return self._next()
+
+    def _next(self) -> _Attempt:
+        attempt = _Attempt(requests=int(not any(other.requests for other in self._attempts)))
+        self._attempts.append(attempt)
+        return attempt
+
+    def _reservation(self, attempt: _Attempt) -> Reserve:
+        return Reserve(id=attempt.id, facts=self.facts, created_at=attempt.reserved_at, requests=attempt.requests)
+
+    async def _areserve(self, attempt: _Attempt, settlements: Sequence[Settle]) -> None:
+        try:
+            self._accept(attempt, await self.desk.awrite([*settlements, self._reservation(attempt)]))
+        except UsageLimited:
+            raise
+        except BaseException as error:
+            raise self._given_back(attempt, error) from error
+
+    def _accept(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
+        outcome = outcomes[-1]
+        self.standings = outcome.standings
+        if outcome.refused_by is None:
+            return
+        self._attempts.remove(attempt)
+        self._unclaimed = None
+        limit, month = outcome.refused_by, month_of()
+        facts: dict[str, Any] = {
+            "provider_name": self._provider_name,
+            "resets_at": date_format(timezone.localtime(month.end), "DATETIME_FORMAT"),
+            "retry_after": (month.end - timezone.now()).total_seconds(),
+            "standings": outcome.standings,
+        }
+        if not outcome.over_budget:
+            raise MonthlyLimitReached(limit=limit.requests, **facts)
+        raise BudgetExhausted(budget=_plain(limit.budget), whose=BUDGET_OF[limit.period.scope.value], **facts)
+
+    def _given_back(self, attempt: _Attempt, error: BaseException) -> BaseException:
+        """What to raise for a reservation whose fate is not known; whatever it is, nothing stays held by it."""
+        self._attempts.remove(attempt)
+        self._unclaimed = None
+        self.write_soon([self._failed(attempt, LedgerUnavailable())])
+        return LedgerUnavailable(retry_after=1) if isinstance(error, DatabaseError) else error
+
+    # -- settlements -----------------------------------------------------------------------------------------------
+
+    def _settled(self, attempt: _Attempt, info: ResultInfo, *, requests: int, guessed: bool = False) -> Settle:
+        entry = self._settlement(attempt, UsageState.SETTLED, info, guessed=guessed)
+        entry.requests = requests
+        return entry
+
+    def _failed(self, attempt: _Attempt, error: BaseException, guess: Usage | None = None) -> Settle:
+        facts = error.facts if isinstance(error, AIError) else {}
+        info = attempt.info or ResultInfo(usage=facts.get("usage"), cost=facts.get("cost"))
+        guessed = guess is not None and info.usage is None and info.cost is None
+        if guessed:
+            info = ResultInfo(usage=guess)
+        entry = self._settlement(attempt, UsageState.FAILED, info, guessed=guessed)
+        entry.error_code = _code(error)
+        if entry.cost is None and attempt.info is None and _is_free(error):
+            entry.cost, entry.cost_state = FREE, CostState.EXACT
+        return entry
+
+    def _settlement(self, attempt: _Attempt, state: UsageState, info: ResultInfo, *, guessed: bool) -> Settle:
+        cost, cost_state = cost_of(info, self.facts.price_input, self.facts.price_output, guessed=guessed)
+        return Settle(
+            id=attempt.id,
+            facts=self.facts,
+            held_requests=attempt.requests,
+            state=state,
+            usage=info.usage or NO_USAGE,
+            cost=cost,
+            cost_state=cost_state,
+            latency_ms=_milliseconds(attempt.started, attempt.ended or monotonic()),
+            first_chunk_ms=_milliseconds(attempt.started, attempt.first_chunk),
+            finish_reason=info.finish_reason or "",
+            response_id=info.response_id or "",
+        )
+
+    def _told(self, entries: Sequence[Settle], outcomes: Sequence[Outcome]) -> list[Settled]:
+        self.standings = outcomes[-1].standings
+        return [Settled(self.facts, entry, outcome) for entry, outcome in zip(entries, outcomes, strict=True)]
+
+    def _log_facts(self) -> dict[str, str]:
+        return {"provider": self.facts.provider_slug, "model": self.facts.model_name}
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, AIError):
+        return error.code
+    if isinstance(error, GeneratorExit):
+        return CLIENT_LEFT
+    return CANCELLED if isinstance(error, asyncio.CancelledError | KeyboardInterrupt) else "internal_error"
+
+
+def _is_free(error: BaseException) -> bool:
+    """Whether a request surely cost nothing: it was never sent or not taken up, or its vendor refused it."""
+    if not isinstance(error, ProviderError):
+        return isinstance(error, AIError)
+    return bool(error.facts.get("unanswered")) or error.facts.get("status_code", 0) >= 400
+
+
+def _milliseconds(start: float, end: float | None) -> int | None:
+    return None if end is None else round((end - start) * 1000)
+
+
+def _plain(amount: Decimal | None) -> str:
+    return f"{amount.normalize():f}" if amount is not None else "?"

@@ -1,0 +1,29 @@
+"""What an answer says of the limits that held for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from django.utils import timezone
+
+from src.ai.models import UsagePeriod
+from src.ai.services.ledger.entries import Standing
+from src.core.months import month_of
+
+
+def limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
+    """The headers for the admin's own limits; none where nothing limits them. The reset is in seconds from now."""
+    headers: dict[str, str] = {}
+    for standing in standings:
+        limit = standing.limit
+        if limit.period.scope != UsagePeriod.Scope.ADMIN:
+            continue
+        if limit.requests is not None:
+            headers["X-AI-Limit"] = str(limit.requests)
+            headers["X-AI-Limit-Remaining"] = str(standing.requests_left)
+        if limit.budget is not None:
+            headers["X-AI-Budget"] = f"{limit.budget:f}"
+            headers["X-AI-Budget-Remaining"] = f"{standing.budget_left:f}"
+        headers["X-AI-Limit-Reset"] = str(math.ceil((month_of().end - timezone.now()).total_seconds()))
+    return headers
