@@ -1,7 +1,7 @@
 """The one place that writes usage records and periods.
 
-A batch of entries is one transaction of at most five statements, on PostgreSQL and SQLite alike: lock the periods in
-the order of their keys, settle, reserve where there is room, add up. As every writer begins with those locks, in that
+A batch of entries is one transaction of a few statements, on PostgreSQL and SQLite alike: lock the periods in the order
+of their keys, settle, reserve where there is room, add up. As every writer begins with those locks, in that
 order, no two can wait for each other, and at every commit a period equals its records.
 """
 
@@ -41,6 +41,7 @@ SUMS: Final = (
     "audio_seconds",
 )
 Sums = list[int]  # in the smallest units that the columns hold
+SQL = tuple[str, tuple[str, ...]]  # a statement and its parameters
 
 _RESERVED: Final = (
     "id",
@@ -102,6 +103,7 @@ _PERIOD: Final = (
     "model_id",
     "model_name",
 )
+_BEGIN: Final[Mapping[str, SQL]] = {"postgresql": ("BEGIN", ()), "sqlite": ("BEGIN IMMEDIATE", ())}
 _PLACES: Final = {"cost": MONEY_PLACES, "held_cost": MONEY_PLACES, "audio_seconds": 3}
 _SCALE: Final = Decimal(10) ** MONEY_PLACES
 
@@ -168,6 +170,13 @@ class Books:
             f"FROM new WHERE {periods}.key = new.key"
         )
 
+    def write(self, entries: Sequence[Entry], *, again: bool = False) -> list[Outcome]:
+        """`apply` as a transaction of its own, on a connection that is in none. Where it raises, close the connection.
+
+        PostgreSQL is asked twice: to begin, lock and settle, and to write the rest and commit.
+        """
+        return self._apply(entries, again, begin=(_BEGIN[self.connection.vendor],), commit=(("COMMIT", ()),))
+
     def apply(self, entries: Sequence[Entry], *, again: bool = False) -> list[Outcome]:
         """Write the entries; each one's outcome, in the same order. Settlements make room before reservations take it.
 
@@ -175,18 +184,38 @@ class Books:
             entries: of one call either its reservation or its settlement, not both.
             again: some may have been written before, by an attempt whose end nobody saw; none counts twice.
         """
-        balances = self.lock({period.key: period for entry in entries for period in entry.facts.periods})
+        return self._apply(entries, again)
+
+    def _apply(
+        self,
+        entries: Sequence[Entry],
+        again: bool,
+        begin: tuple[SQL, ...] = (),
+        commit: tuple[SQL, ...] = (),
+    ) -> list[Outcome]:
         once = {entry.id: entry for entry in reversed(entries)}.values()
-        settles = [entry for entry in once if isinstance(entry, Settle)]
+        settles = {entry.id.hex: entry for entry in once if isinstance(entry, Settle)}
         reserves = [entry for entry in reversed(once) if isinstance(entry, Reserve)]
+        rows = {id_: self._settled_row(entry) for id_, entry in settles.items()}
+        lock = self._lock({period.key: period for entry in entries for period in entry.facts.periods})
+        settle = self._settle(rows, UsageState.RESERVED)
+        found = self._send(*begin, lock, *settle)[len(begin) :]
+        balances = {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in found[0]}
         outcomes: dict[UUID, Outcome] = {}
         if settles:
-            outcomes |= self._settle(settles, balances)
+            outcomes |= self._count(settles, rows, _hexes(found[1]), balances)
+        insert: tuple[SQL, ...] = ()
         if reserves:
             known = self._known(entry.id for entry in reserves if again or entry.forced)
-            outcomes |= self._reserve(reserves, balances, known)
-        self._add(balances)
+            accepted, reserved = self._reserve(reserves, balances, known)
+            outcomes |= reserved
+            insert = ((self._insert_sql, (json.dumps(accepted),)),) if accepted else ()
+        self._send(*insert, *self._add(balances), *commit)
         return [outcomes[entry.id] for entry in entries]
+
+    def lock(self, periods: Mapping[str, Period]) -> None:
+        """Lock the periods' rows until the transaction ends, and make those that are missing."""
+        self._send(self._lock(periods))
 
     def carry_over(self, rows: Iterable[UsageRecord]) -> None:
         """Have the periods of `rows`, which are locked, carry what these count there: they are about to be deleted."""
@@ -206,8 +235,7 @@ class Books:
 
     # -- the parts of a batch --------------------------------------------------------------------------------------
 
-    def lock(self, periods: Mapping[str, Period]) -> dict[str, _Balance]:
-        """The periods' rows, locked in the order of their keys and made where there were none."""
+    def _lock(self, periods: Mapping[str, Period]) -> SQL:
         rows = [
             [
                 period.key,
@@ -222,22 +250,28 @@ class Books:
             ]
             for _, period in sorted(periods.items())
         ]
-        found = self._run(self._lock_sql, rows, fetch=True)
-        return {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in found}
+        return self._lock_sql, (json.dumps(rows),)
 
-    def _settle(self, entries: Sequence[Settle], balances: Mapping[str, _Balance]) -> dict[UUID, Outcome]:
-        rows = {entry.id.hex: self._settled_row(entry) for entry in entries}
-        open_ids = self._settled(rows, entries, UsageState.RESERVED)
+    def _settle(self, rows: Mapping[str, list[Any]], before: UsageState) -> tuple[SQL, ...]:
+        """Write those of `rows` (by their ids in hex) whose record is in the state `before`; answers with their ids."""
+        return ((self._settle_sql, (json.dumps([rows[id_] for id_ in sorted(rows)]), before.value)),) if rows else ()
+
+    def _count(
+        self,
+        entries: Mapping[str, Settle],
+        rows: Mapping[str, list[Any]],
+        were_open: Set[str],
+        balances: Mapping[str, _Balance],
+    ) -> dict[UUID, Outcome]:
+        """Add what was settled to its periods; the outcomes."""
         # A call that was swept and comes back after all: what it tells is better than what was assumed.
-        late = [entry for entry in entries if entry.id.hex not in open_ids and not entry.lapsed]
+        late = [entry.id for id_, entry in entries.items() if id_ not in were_open and not entry.lapsed]
         assumed = self._unknown(late)
         if assumed:
-            self._settled(rows, [entry for entry in late if entry.id in assumed], UsageState.UNKNOWN)
+            self._send(*self._settle({id_.hex: rows[id_.hex] for id_ in assumed}, UsageState.UNKNOWN))
         outcomes = {}
-        for entry in entries:
-            before = (
-                _held(entry.held_requests, entry.facts.held_cost) if entry.id.hex in open_ids else assumed.get(entry.id)
-            )
+        for id_, entry in entries.items():
+            before = _held(entry.held_requests, entry.facts.held_cost) if id_ in were_open else assumed.get(entry.id)
             if before is None:
                 outcomes[entry.id] = Outcome(self._standings(entry, balances), changed=False)
                 continue
@@ -253,26 +287,25 @@ class Books:
 
     def _reserve(
         self, entries: Sequence[Reserve], balances: Mapping[str, _Balance], known: Set[UUID]
-    ) -> dict[UUID, Outcome]:
+    ) -> tuple[list[list[Any]], dict[UUID, Outcome]]:
+        """The rows of those that there is room for, and the outcomes of all."""
         outcomes, accepted = {}, []
         for entry in entries:
             if entry.id in known:
                 outcomes[entry.id] = Outcome(self._standings(entry, balances))
                 continue
-            held = _held(entry.requests, entry.facts.held_cost)
             refused = None if entry.forced else self._without_room(entry, balances)
             if refused is not None:
                 limit, over_budget = refused
                 standings = self._standings(entry, balances)
                 outcomes[entry.id] = Outcome(standings, refused_by=limit, over_budget=over_budget)
                 continue
+            held = _held(entry.requests, entry.facts.held_cost)
             for period in entry.facts.periods:
                 balances[period.key].add(held)
             accepted.append(self._reserved_row(entry))
             outcomes[entry.id] = Outcome(self._standings(entry, balances))
-        if accepted:
-            self._run(self._insert_sql, accepted)
-        return outcomes
+        return accepted, outcomes
 
     def _without_room(self, entry: Reserve, balances: Mapping[str, _Balance]) -> tuple[Limit, bool] | None:
         """The first limit that the call would pass, and whether it is the budget."""
@@ -303,14 +336,13 @@ class Books:
     def _standings(self, entry: Entry, balances: Mapping[str, _Balance]) -> tuple[Standing, ...]:
         return tuple(balances[limit.period.key].standing(limit) for limit in entry.facts.limits)
 
-    def _add(self, balances: Mapping[str, _Balance]) -> None:
+    def _add(self, balances: Mapping[str, _Balance]) -> tuple[SQL, ...]:
         rows = [
             [key, *balance.added, self._time(balance.last_used_at), self._time(balance.near_at)]
             for key, balance in balances.items()
             if any(balance.added) or balance.near_at or balance.last_used_at
         ]
-        if rows:
-            self._run(self._add_sql, rows)
+        return ((self._add_sql, (json.dumps(rows),)),) if rows else ()
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
@@ -362,19 +394,11 @@ class Books:
             self._time(entry.settled_at),
         ]
 
-    def _settled(self, rows: Mapping[str, list[Any]], entries: Sequence[Settle], before: UsageState) -> set[str]:
-        """Write those of `entries` whose record is in the state `before`; their ids in hex."""
-        wanted = [rows[entry.id.hex] for entry in sorted(entries, key=lambda entry: entry.id)]
-        found = self._run(self._settle_sql, wanted, before.value, fetch=True)
-        return {row[0] if isinstance(row[0], str) else row[0].hex for row in found}
-
-    def _unknown(self, entries: Sequence[Settle]) -> dict[UUID, Sums]:
+    def _unknown(self, ids: Sequence[UUID]) -> dict[UUID, Sums]:
         """What the records of these that were given up are counted with."""
-        if not entries:
+        if not ids:
             return {}
-        rows = UsageRecord.objects.using(self.connection.alias).filter(
-            pk__in=[entry.id for entry in entries], state=UsageState.UNKNOWN
-        )
+        rows = UsageRecord.objects.using(self.connection.alias).filter(pk__in=ids, state=UsageState.UNKNOWN)
         return {row.pk: sums_of(row) for row in rows}
 
     def _known(self, ids: Iterable[UUID]) -> set[UUID]:
@@ -389,10 +413,22 @@ class Books:
         fields = {field.attname: field for field in model._meta.concrete_fields}
         return Statement(model, [fields[name] for name in names], self.connection)
 
-    def _run(self, sql: str, rows: list[list[Any]], *params: Any, fetch: bool = False) -> list[Any]:
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, [json.dumps(rows), *params])
-            return cursor.fetchall() if fetch else []
+    def _send(self, *statements: SQL) -> list[list[Any]]:
+        """Execute the statements, in one message where the database takes that; the rows that each answers with."""
+        if not statements:
+            return []
+        if self.connection.vendor != "postgresql":
+            with self.connection.cursor() as cursor:
+                return [cursor.execute(*statement).fetchall() for statement in statements]
+        self.connection.ensure_connection()
+        # Past Django's cursor, whose wrapping of each attribute costs as much as all else that is done here.
+        with self.connection.wrap_database_errors, self.connection.connection.cursor() as cursor:
+            cursor.execute("; ".join(sql for sql, _ in statements), [text for _, texts in statements for text in texts])
+            answers = []
+            for sql, _ in statements:
+                answers.append(cursor.fetchall() if "RETURNING" in sql else [])
+                cursor.nextset()
+            return answers
 
     def _time(self, moment: datetime | None) -> str | None:
         """In the form in which Django stores it."""
@@ -450,3 +486,8 @@ def sums_of(row: UsageRecord) -> Sums:
 
 def _is_free(entry: Reserve) -> bool:
     return entry.facts.price_input == 0 and entry.facts.price_output == 0
+
+
+def _hexes(rows: Iterable[Sequence[Any]]) -> set[str]:
+    """Ids as hexadecimal digits, which is how SQLite keeps them."""
+    return {row[0] if isinstance(row[0], str) else row[0].hex for row in rows}

@@ -14,14 +14,16 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from math import inf
 from time import monotonic, sleep
 from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db import Error, InterfaceError, OperationalError, connections, router, transaction
+from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
@@ -37,15 +39,22 @@ MOST_ENTRIES: Final = 1000  # in one transaction
 FIRST_DELAY: Final = 0.05  # seconds before trying again, doubled each time
 LONGEST_DELAY: Final = 1.0
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
+GONE_TIMEOUT: Final = 5.0  # seconds without a sign of the database's host
 EXIT_WAIT: Final = 5.0  # seconds that a process which ends waits for what is not written yet
 
 
-@dataclass(slots=True, eq=False)
 class _Submission:
-    entries: Sequence[Entry]
-    future: Future[list[Outcome]] = field(default_factory=Future)
-    # A reservation is worth nothing to a caller who has gone; a settlement is written however long it takes.
-    deadline: float | None = None
+    """Entries to be written, and who waits for them: a thread or, where it was made on one, an event loop."""
+
+    __slots__ = ("deadline", "entries", "future", "is_settlement", "loop")
+
+    def __init__(self, entries: Sequence[Entry], loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.entries = entries
+        self.loop = loop
+        self.future: Any = Future() if loop is None else loop.create_future()
+        # A reservation is worth nothing to a caller who has gone; a settlement is written however long it takes.
+        self.is_settlement = not any(isinstance(entry, Reserve) and not entry.forced for entry in entries)
+        self.deadline = monotonic() + settings.AI_LEDGER_TIMEOUT
 
 
 class Writer:
@@ -67,17 +76,27 @@ class Writer:
 
         Raises, from the future:
             LedgerUnavailable: a reservation could not be written in `AI_LEDGER_TIMEOUT` seconds.
+            TimeoutError: a settlement could not; it is written as soon as it can be.
         """
         submission = _Submission(entries)
-        if any(isinstance(entry, Reserve) and not entry.forced for entry in entries):
-            submission.deadline = monotonic() + settings.AI_LEDGER_TIMEOUT
+        self._enqueue(submission)
+        future: Future[list[Outcome]] = submission.future
+        return future
+
+    async def asubmit(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """The asynchronous twin of `submit`. What is submitted is written whether its caller stays or not."""
+        submission = _Submission(entries, asyncio.get_running_loop())
+        self._enqueue(submission)
+        outcomes: list[Outcome] = await submission.future
+        return outcomes
+
+    def _enqueue(self, submission: _Submission) -> None:
         with self._arrived:
             self._waiting.append(submission)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ai-ledger", daemon=True)
                 self._thread.start()
             self._arrived.notify()
-        return submission.future
 
     def drain(self, seconds: float) -> bool:
         """Wait until everything is written; whether it is."""
@@ -118,7 +137,7 @@ class Writer:
         delay, again = FIRST_DELAY, False
         while batch:
             try:
-                outcomes = _apply(books, [entry for submission in batch for entry in submission.entries], again)
+                outcomes = books.write([entry for submission in batch for entry in submission.entries], again=again)
             except (OperationalError, InterfaceError) as error:
                 logger.warning("The ledger can't be written; trying again", extra={"reason": type(error).__name__})
                 books.connection.close()
@@ -126,41 +145,71 @@ class Writer:
                 sleep(delay)
                 delay, again = min(delay * 2, LONGEST_DELAY), True
             except Exception as error:
+                books.connection.close()
                 self._write_apart(books, batch, error)
                 return
             else:
+                answers = []
                 for submission in batch:
                     count = len(submission.entries)
                     own, outcomes = outcomes[:count], outcomes[count:]
-                    submission.future.set_result(own)
+                    answers.append((submission, own))
+                _tell(answers)
                 return
 
     def _write_apart(self, books: Books, batch: list[_Submission], error: Exception) -> None:
         """One by one, so that an entry that can't be written takes no other with it."""
-        if not isinstance(error, Error):
-            books.connection.close()
         if len(batch) == 1:
-            batch[0].future.set_exception(error)
+            _tell([(batch[0], error)])
             return
         for submission in batch:
             self._write(books, [submission])
 
 
-def _apply(books: Books, entries: Sequence[Entry], again: bool) -> list[Outcome]:
-    with transaction.atomic(using=books.connection.alias):
-        return books.apply(entries, again=again)
+Answer = list[Outcome] | Exception
+
+
+def _tell(answers: Sequence[tuple[_Submission, Answer]]) -> None:
+    """Answer those who wait. All of one loop are told in one go: what they then submit arrives together again."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Submission, Answer]]] = {}
+    for submission, answer in answers:
+        if submission.loop is None:
+            _resolve(submission, answer)
+        else:
+            by_loop.setdefault(submission.loop, []).append((submission, answer))
+    for loop, its_answers in by_loop.items():
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits there any more
+            loop.call_soon_threadsafe(_resolve_all, its_answers)
+
+
+def _resolve_all(answers: Sequence[tuple[_Submission, Answer]]) -> None:
+    for submission, answer in answers:
+        _resolve(submission, answer)
+
+
+def _resolve(submission: _Submission, answer: Answer) -> None:
+    if submission.future.done():
+        return
+    if isinstance(answer, Exception):
+        submission.future.set_exception(answer)
+    else:
+        submission.future.set_result(answer)
 
 
 def _in_time(batch: Sequence[_Submission], error: Exception) -> list[_Submission]:
-    """Those whose callers still wait; the others are told."""
+    """Those to be tried again. Whoever has waited too long is told; what is settled is not forgotten for that."""
     now, waiting = monotonic(), []
     for submission in batch:
-        if submission.deadline is None or submission.deadline > now:
-            waiting.append(submission)
+        late = submission.deadline <= now
+        if late and submission.is_settlement:
+            _tell([(submission, TimeoutError())])
+            submission.deadline = inf
+        elif late:
+            refusal = LedgerUnavailable(retry_after=LONGEST_DELAY)
+            refusal.__cause__ = error
+            _tell([(submission, refusal)])
             continue
-        refusal = LedgerUnavailable(retry_after=LONGEST_DELAY)
-        refusal.__cause__ = error
-        submission.future.set_exception(refusal)
+        waiting.append(submission)
     return waiting
 
 
@@ -170,6 +219,9 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
     options: dict[str, Any] = config["OPTIONS"]
     if config["ENGINE"] == "django.db.backends.postgresql":
         options.pop("pool", None)
+        # A server that has vanished is noticed: nothing else would end the wait for it.
+        options.setdefault("connect_timeout", int(LOCK_TIMEOUT))
+        options.setdefault("tcp_user_timeout", int(GONE_TIMEOUT * 1000))
         options["options"] = f"{options.get('options', '')} -c lock_timeout={int(LOCK_TIMEOUT * 1000)}".strip()
     else:
         options["timeout"] = LOCK_TIMEOUT
@@ -208,15 +260,13 @@ class Desk:
             TimeoutError: a settlement has not been written yet.
         """
         if self.errands is None:
-            return writer.submit(entries).result(_patience(entries))
+            return writer.submit(entries).result()
         return self._write_here(entries)
 
     async def awrite(self, entries: Sequence[Entry]) -> list[Outcome]:
         """The asynchronous twin of `write`, also for what runs on the I/O loop on behalf of a waiting thread."""
         if self.errands is None:
-            # Shielded: whether the entries are written is not for a caller who leaves to say.
-            written = asyncio.shield(asyncio.wrap_future(writer.submit(entries)))
-            return await asyncio.wait_for(written, _patience(entries))
+            return await writer.asubmit(entries)
         return await self.errands.ask(lambda: self._write_here(entries))
 
     def write_soon(self, entries: Sequence[Entry]) -> None:
@@ -227,7 +277,8 @@ class Desk:
             self._write_here(entries)
 
     def _write_here(self, entries: Sequence[Entry]) -> list[Outcome]:
-        outcomes = _apply(Books(self._connection), entries, again=False)
+        with transaction.atomic(using=self._connection.alias):
+            outcomes = Books(self._connection).apply(entries)
         if self._again:
             for entry, outcome in zip(entries, outcomes, strict=True):
                 if isinstance(entry, Reserve) and outcome.refused_by is None:
@@ -235,12 +286,6 @@ class Desk:
                 elif not isinstance(entry, Reserve):
                     writer.submit([entry])
         return outcomes
-
-
-def _patience(entries: Sequence[Entry]) -> float:
-    """Seconds to wait for the writer; it refuses a reservation itself, a little earlier."""
-    timeout: float = settings.AI_LEDGER_TIMEOUT
-    return timeout + LOCK_TIMEOUT if any(isinstance(entry, Reserve) for entry in entries) else timeout
 
 
 def _forced(entry: Reserve) -> Reserve:
