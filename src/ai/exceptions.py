@@ -9,6 +9,7 @@
     ├── UsageLimited: MonthlyLimitReached, BudgetExhausted; PriceUnknown
     ├── LedgerUnavailable
     ├── SettingsProtected, MediaNotSaved
+    ├── InvalidIdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, IdempotencyAnswerUnreadable
     └── ProviderError
         ├── ProviderAuthFailed, ProviderNoCredit, ProviderRateLimited, ProviderModelNotFound, ProviderBadRequest
         ├── ProviderUnavailable, ProviderTimeout, ProviderInvalidResponse, ContentInvalid, EmptyReply
@@ -35,6 +36,7 @@ class AIError(Exception):
     code: ClassVar[str] = "provider_error"
     attr: str | None = None  # the request field at fault, where there is one
     retry_after: float | None = None  # seconds
+    may_have_cost = False  # whether the vendor may have to be paid for what ended so
 
     def __init__(self, *, attr: str | None = None, retry_after: float | None = None, **facts: Any) -> None:
         self.attr = attr
@@ -155,6 +157,23 @@ class SettingsProtected(AIError):
 
 class MediaNotSaved(AIError):
     code = "media_not_saved"
+    may_have_cost = True
+
+
+class InvalidIdempotencyKey(AIError, ValueError):
+    code = "invalid_idempotency_key"
+
+
+class IdempotencyKeyInUse(AIError):
+    code = "idempotency_key_in_use"
+
+
+class IdempotencyKeyReused(AIError):
+    code = "idempotency_key_reused"
+
+
+class IdempotencyAnswerUnreadable(AIError):
+    code = "idempotency_answer_unreadable"
 
 
 class UsageLimited(AIError):
@@ -258,6 +277,10 @@ HTTP_STATUS: dict[type[AIError], int] = {
     UsageLimited: 429,
     PriceUnknown: 403,
     LedgerUnavailable: 503,
+    InvalidIdempotencyKey: 400,
+    IdempotencyKeyInUse: 409,
+    IdempotencyKeyReused: 409,
+    IdempotencyAnswerUnreadable: 409,
     MediaNotSaved: 503,
     ProviderError: 502,
     ProviderRateLimited: 429,

@@ -26,7 +26,12 @@ class Undecryptable(ValueError):
 
 def encrypt(plain: str, *, context: str) -> str:
     """A Fernet token that only `decrypt` with the same `context` opens."""
-    return _fernet(settings.SECRET_KEY, context).encrypt(plain.encode()).decode("ascii")
+    return encrypt_bytes(plain.encode(), context=context)
+
+
+def encrypt_bytes(plain: bytes, *, context: str) -> str:
+    """`encrypt` for what is no text; to be opened by `decrypt_bytes`."""
+    return _fernet(settings.SECRET_KEY, context).encrypt(plain).decode("ascii")
 
 
 def decrypt(token: str, *, context: str) -> str:
@@ -35,6 +40,11 @@ def decrypt(token: str, *, context: str) -> str:
     Raises:
         Undecryptable: damaged, made for another context, or under a `SECRET_KEY` no longer known.
     """
+    return decrypt_bytes(token, context=context).decode()
+
+
+def decrypt_bytes(token: str, *, context: str) -> bytes:
+    """What `encrypt_bytes` made `token` of. Raises `Undecryptable`, as `decrypt` does."""
     return _open(token, context)[0]
 
 
@@ -49,14 +59,14 @@ def rotate(token: str, *, context: str) -> str:
     current = _fernet(settings.SECRET_KEY, context)
     if fernet is current:
         return token
-    return current.encrypt_at_time(plain.encode(), fernet.extract_timestamp(token.encode())).decode("ascii")
+    return current.encrypt_at_time(plain, fernet.extract_timestamp(token.encode())).decode("ascii")
 
 
-def _open(token: str, context: str) -> tuple[str, Fernet]:
+def _open(token: str, context: str) -> tuple[bytes, Fernet]:
     for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
         fernet = _fernet(secret, context)
         try:
-            return fernet.decrypt(token.encode()).decode(), fernet
+            return fernet.decrypt(token.encode()), fernet
         except InvalidToken:
             continue
     raise Undecryptable(context)

@@ -53,6 +53,20 @@ AI_ERRORS: Messages = {
         "Raise max_tokens or choose another model."
     ),
     "media_not_saved": _("The file was made but can't be stored. Ask without save_to_media to get it directly."),
+    "invalid_idempotency_key": _(
+        "The header Idempotency-Key must be 1 to 255 visible ASCII characters, without spaces. "
+        "Make a new one for each new request, for example a UUID."
+    ),
+    "idempotency_key_in_use": _(
+        "The first request with this Idempotency-Key is still running. Send it again later to get its answer."
+    ),
+    "idempotency_key_reused": _(
+        "This Idempotency-Key stands for another request of the last 24 hours. Use a new key for a new request."
+    ),
+    "idempotency_answer_unreadable": _(
+        "The answer kept for this Idempotency-Key can't be decrypted: SECRET_KEY has changed. "
+        "Use a new key to run the request again."
+    ),
     "stream_interrupted": _("The stream of provider '{provider}' ended before its end: {reason}"),
 }
 

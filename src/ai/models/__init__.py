@@ -10,6 +10,7 @@ from src.ai.models.api_token import APIToken
 from src.ai.models.config_stamp import ConfigStamp
 from src.ai.models.encrypted_key import EncryptedAPIKeyMixin, KeyInfo, KeyState
 from src.ai.models.generated_media import GeneratedMedia
+from src.ai.models.idempotency_key import IdempotencyKey
 from src.ai.models.seeded_entry import SeededEntry
 from src.ai.models.usage import (
     CostState,
@@ -32,6 +33,7 @@ __all__ = [
     "CostState",
     "EncryptedAPIKeyMixin",
     "GeneratedMedia",
+    "IdempotencyKey",
     "KeyInfo",
     "KeyState",
     "ModelCapability",

@@ -33,6 +33,7 @@ from src.ai.services.listing import describe_models, describe_providers, models_
 from src.ai.services.media import save_all
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
+from src.ai.views.idempotency import idempotent
 from src.ai.views.limits import limit_headers
 
 R = TypeVar("R", Article, Media, Reply)
@@ -47,6 +48,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
     ordering_fields: Sequence[str] = ()
     _standings: Sequence[Standing] = ()
 
+    @idempotent
     @extend_schema(request=ImageGenerationSerializer, responses=ImageGenerationResponseSerializer)
     @action(detail=False, methods=["post"], url_path="image/generate", serializer_class=ImageGenerationSerializer)
     def generate_image(self, request: Request) -> Response:
@@ -58,6 +60,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         answer = {**files[0], "more": files[1:], "placeholder": made.placeholder, "info": made.info}
         return Response(ImageGenerationResponseSerializer(answer).data)
 
+    @idempotent
     @extend_schema(request=ContentGenerationSerializer, responses=ContentGenerationResponseSerializer)
     @action(detail=False, methods=["post"], url_path="content/generate", serializer_class=ContentGenerationSerializer)
     def generate_content(self, request: Request) -> Response:
@@ -65,6 +68,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         article = self._told(UnifiedAIService.generate_content(admin=self._admin, **self._validated(request)))
         return Response(ContentGenerationResponseSerializer({**article, "info": article.info}).data)
 
+    @idempotent
     @extend_schema(request=ChatSerializer, responses=ChatResponseSerializer)
     @action(detail=False, methods=["post"], url_path="chat/send", serializer_class=ChatSerializer)
     def send_chat(self, request: Request) -> Response:
@@ -72,6 +76,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         reply = self._told(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
         return Response(ChatResponseSerializer({"reply": reply, "info": reply.info}).data)
 
+    @idempotent
     @extend_schema(request=AudioGenerationSerializer, responses=AudioGenerationResponseSerializer)
     @action(detail=False, methods=["post"], url_path="audio/generate", serializer_class=AudioGenerationSerializer)
     def generate_audio(self, request: Request) -> Response:

@@ -23,7 +23,12 @@ from src.ai.exceptions import (
     LedgerUnavailable,
     MonthlyLimitReached,
     PriceUnknown,
+    ProviderAuthFailed,
+    ProviderBadRequest,
     ProviderError,
+    ProviderModelNotFound,
+    ProviderNoCredit,
+    ProviderRateLimited,
     UsageLimited,
 )
 from src.ai.messages.messages import BUDGET_OF
@@ -40,6 +45,14 @@ logger = logging.getLogger(__name__)
 
 CANCELLED: Final = "cancelled"
 CLIENT_LEFT: Final = "client_disconnected"
+# What a vendor says before it does any work.
+REFUSALS: Final = (
+    ProviderAuthFailed,
+    ProviderBadRequest,
+    ProviderModelNotFound,
+    ProviderNoCredit,
+    ProviderRateLimited,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,6 +99,7 @@ class Meter(Attempts):
         self._provider_name = provider_name
         self._attempts: list[_Attempt] = []
         self._unclaimed: _Attempt | None = None
+        self._may_have_cost = False
 
     # -- before ----------------------------------------------------------------------------------------------------
 
@@ -142,10 +156,14 @@ class Meter(Attempts):
     def failure(self, error: BaseException, guess: Usage | None = None) -> list[Settle]:
         """The call failed; `guess` is what was used before, where somebody has seen some of it.
 
-        What vendors answered until then is charged to the budget, and not counted as requests.
+        What vendors answered until then is charged to the budget, and not counted as requests. The error learns whether
+        any of it may have to be paid for.
         """
         attempts, self._attempts = self._attempts, []
-        return [self._failed(attempt, attempt.error or error, guess) for attempt in attempts]
+        entries = [self._failed(attempt, attempt.error or error, guess) for attempt in attempts]
+        if isinstance(error, AIError):
+            error.may_have_cost = self._may_have_cost
+        return entries
 
     def left(self, info: ResultInfo, guess: Usage | None) -> list[Settle]:
         """The reader of a stream has left: what was used is charged, `guess` where the vendor had not counted yet.
@@ -257,6 +275,7 @@ class Meter(Attempts):
         entry.error_code = _code(error)
         if entry.cost is None and attempt.info is None and _is_free(error):
             entry.cost, entry.cost_state = FREE, CostState.EXACT
+        self._may_have_cost = self._may_have_cost or entry.cost is None or entry.cost > 0
         return entry
 
     def _settlement(self, attempt: _Attempt, state: UsageState, info: ResultInfo, *, guessed: bool) -> Settle:
@@ -293,7 +312,7 @@ def _code(error: BaseException) -> str:
 
 def _is_free(error: BaseException) -> bool:
     """Whether a request surely cost nothing: it was never sent or not taken up, or its vendor refused it."""
-    if not isinstance(error, ProviderError):
+    if not isinstance(error, ProviderError) or isinstance(error, REFUSALS):
         return isinstance(error, AIError)
     return bool(error.facts.get("unanswered")) or error.facts.get("status_code", 0) >= 400
 

@@ -1,4 +1,4 @@
-"""Sweeps the books while a process serves: at its start, and every minute."""
+"""What a serving process does beside serving, at its start and every minute: sweep the books, forget old answers."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Final
 
 from django.db import Error, connections
 
+from src.ai.services.idempotency import prune_idempotency_keys
 from src.ai.services.ledger.upkeep import sweep
 
 logger = logging.getLogger(__name__)
 
 INTERVAL: Final = 60.0  # seconds
 
-CHORES: Final[tuple[Callable[[], int], ...]] = (sweep,)
+CHORES: Final[tuple[Callable[[], int], ...]] = (sweep, prune_idempotency_keys)
 
 
 class Sweeper:
