@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any, Self
 
 from django.conf import settings
@@ -207,23 +208,28 @@ class Period:
         """What a new row of it is made with, beside its key."""
         return {name: value for name, value in asdict(self).items() if name != "key"}
 
+    # Cached, as every call needs the same few.
     @classmethod
+    @lru_cache(maxsize=10_000)
     def of_admin(cls, provider_id: int, admin_id: int, provider_slug: str, admin_name: str, *, month: date) -> Self:
         scope = UsagePeriod.Scope.ADMIN
         key = f"{scope.value}:{provider_id}:{admin_id}:{month}"
         return cls(key, scope, month, provider_id, provider_slug, admin_id=admin_id, admin_name=admin_name)
 
     @classmethod
+    @lru_cache(maxsize=1_000)
     def of_provider(cls, provider_id: int, provider_slug: str, *, month: date) -> Self:
         scope = UsagePeriod.Scope.PROVIDER
         return cls(f"{scope.value}:{provider_id}:{month}", scope, month, provider_id, provider_slug)
 
     @classmethod
+    @lru_cache(maxsize=1_000)
     def of_shared_key(cls, provider_id: int, provider_slug: str, *, month: date) -> Self:
         scope = UsagePeriod.Scope.SHARED_KEY
         return cls(f"{scope.value}:{provider_id}:{month}", scope, month, provider_id, provider_slug)
 
     @classmethod
+    @lru_cache(maxsize=10_000)
     def of_model(cls, provider_id: int, model_id: int, provider_slug: str, model_name: str, *, month: date) -> Self:
         scope = UsagePeriod.Scope.MODEL
         key = f"{scope.value}:{model_id}:{month}"

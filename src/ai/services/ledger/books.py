@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from operator import add, sub
 from typing import Any, Final
 from uuid import UUID
 
@@ -126,7 +127,7 @@ class _Balance:
         self.held_requests += sums[1]
         self.cost += sums[2]
         self.held_cost += sums[3]
-        self.added = [a + b for a, b in zip(self.added, sums, strict=True)]
+        self.added = list(map(add, self.added, sums))
 
     def standing(self, limit: Limit) -> Standing:
         cost = Decimal(self.cost + self.held_cost).scaleb(-MONEY_PLACES)
@@ -223,7 +224,7 @@ class Books:
         for row in rows:
             for period in periods_of(row):
                 sums = carried.setdefault(period.key, [0] * len(SUMS))
-                carried[period.key] = [a + b for a, b in zip(sums, sums_of(row), strict=True)]
+                carried[period.key] = list(map(add, sums, sums_of(row)))
         for key, sums in carried.items():
             amounts = {
                 name: Decimal(amount).scaleb(-_PLACES.get(name, 0)) for name, amount in zip(SUMS, sums, strict=True)
@@ -275,7 +276,7 @@ class Books:
             if before is None:
                 outcomes[entry.id] = Outcome(self._standings(entry, balances), changed=False)
                 continue
-            change = [new - old for new, old in zip(_charged(entry), before, strict=True)]
+            change = list(map(sub, _charged(entry), before))
             for period in entry.facts.periods:
                 balance = balances[period.key]
                 balance.add(change)
