@@ -7,6 +7,7 @@ Synchronous callers run the network part on the process's I/O loop, asynchronous
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
@@ -42,7 +43,7 @@ from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
-from src.ai.services.usage import aannounce, announce, call_facts
+from src.ai.services.usage import aannounce, announce, call_facts, keep_texts
 from src.core.loop import io_loop, loop_is_running_here
 
 ROLES: Final = ("system", "user", "assistant")
@@ -111,6 +112,11 @@ class PreparedCall:
     def facts(self) -> ResultInfo:
         """What is known of the result before there is one."""
         return ResultInfo(provider=self.model.provider.slug, model_pk=self.model.pk, request_model=self.model.model_id)
+
+    @property
+    def prompt(self) -> str:
+        """What is asked, as it may be kept."""
+        return json.dumps([*self.args, self.kwargs], ensure_ascii=False, default=str)
 
     def guess(self, reply: str) -> Usage | None:
         """What was used up to here, where something had come."""
@@ -229,9 +235,10 @@ class UnifiedAIService:
         """
         request = cls._request("chat", admin, model_id, provider_slug, "message", message, options, streamed=True)
         call = cls._prepare_here(request)
-        call.meter.open()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
-        return ReplyIterator(cls._iterate(call, stream), stream)
+        deltas = cls._iterate(call, stream)
+        next(deltas)
+        return ReplyIterator(deltas, stream)
 
     @classmethod
     def astream_chat(
@@ -364,15 +371,32 @@ class UnifiedAIService:
 
     @classmethod
     def _increment_usage(
-        cls, model: AIModel, admin: AbstractUser, *, call: PreparedCall | None = None, entries: Sequence[Settle] = ()
+        cls,
+        model: AIModel,
+        admin: AbstractUser,
+        *,
+        call: PreparedCall | None = None,
+        entries: Sequence[Settle] = (),
+        reply: str = "",
     ) -> None:
-        """Settle what `call` has reserved. Without a call count one that went past the books."""
+        """Settle what `call` has reserved, and tell the application. Without a call count one that passed the books."""
         if call is None:
             own = AdminProviderSettings.objects.filter(admin_id=admin.pk, provider_id=model.provider_id)
             for row in (model.provider, model, *own):
                 row.increment_usage()
             return
-        announce(call.meter.write(entries))
+        settled = call.meter.write(entries)
+        announce(settled)
+        if settings.AI_STORE_TEXTS:
+            keep_texts(settled, call.prompt, reply)
+
+    @classmethod
+    async def _aincrement_usage(cls, call: PreparedCall, entries: Sequence[Settle], reply: str = "") -> None:
+        """The asynchronous twin of `_increment_usage`."""
+        settled = await call.meter.awrite(entries)
+        await aannounce(settled)
+        if settings.AI_STORE_TEXTS:
+            await sync_to_async(keep_texts)(settled, call.prompt, reply)
 
     # -- how they are strung together ------------------------------------------------------------------------------
 
@@ -385,12 +409,13 @@ class UnifiedAIService:
             work = cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
             result = cls._checked(call, io_loop.run(work, meter.desk.errands))
         except Exception as error:
-            announce(meter.write(meter.failure(error)))
+            cls._increment_usage(call.model, call.admin, call=call, entries=meter.failure(error))
             raise
         except BaseException as error:
             meter.write_soon(meter.failure(error))
             raise
-        cls._increment_usage(call.model, call.admin, call=call, entries=meter.success(result.info))
+        entries = meter.success(result.info)
+        cls._increment_usage(call.model, call.admin, call=call, entries=entries, reply=_as_text(result))
         result.info.standings = meter.standings
         return result
 
@@ -403,22 +428,29 @@ class UnifiedAIService:
             answer = await cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
             result = await sync_to_async(cls._checked)(call, answer)
         except Exception as error:
-            await aannounce(await meter.awrite(meter.failure(error)))
+            await cls._aincrement_usage(call, meter.failure(error))
             raise
         except BaseException as error:
             meter.write_soon(meter.failure(error))
             raise
-        await aannounce(await meter.awrite(meter.success(result.info)))
+        await cls._aincrement_usage(call, meter.success(result.info), _as_text(result))
         result.info.standings = meter.standings
         return result
 
     @classmethod
     def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
+        """The deltas, after one empty text: by then the call is reserved, and closing the iterator gives it back."""
         stream.info.update(call.facts)
         meter = call.meter
-        errands = meter.desk.errands
+        entries: list[Settle] = []
+        meter.open()
         try:
-            while (delta := io_loop.run(anext(stream, None), errands)) is not None:
+            yield ""
+        except GeneratorExit:
+            meter.write(meter.unused())
+            raise
+        try:
+            while (delta := io_loop.run(anext(stream, None), meter.desk.errands)) is not None:
                 meter.first_chunk()
                 yield delta
             entries = meter.success(stream.info)
@@ -429,8 +461,10 @@ class UnifiedAIService:
             entries = meter.failure(error, call.guess(stream.text))
             raise
         finally:
-            io_loop.run(stream.aclose())
-            cls._increment_usage(call.model, call.admin, call=call, entries=entries)
+            try:
+                io_loop.run(stream.aclose())
+            finally:
+                cls._increment_usage(call.model, call.admin, call=call, entries=entries, reply=stream.text)
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
@@ -439,6 +473,7 @@ class UnifiedAIService:
         await meter.aopen()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
+        entries: list[Settle] = []
         try:
             async for delta in stream:
                 meter.first_chunk()
@@ -450,14 +485,15 @@ class UnifiedAIService:
             raise
         except asyncio.CancelledError:
             meter.write_soon(meter.left(stream.info, call.guess(stream.text)))  # nobody may be made to wait now
-            entries = []
             raise
         except BaseException as error:
             entries = meter.failure(error, call.guess(stream.text))
             raise
         finally:
-            await stream.aclose()
-            await aannounce(await meter.awrite(entries))
+            try:
+                await stream.aclose()
+            finally:
+                await cls._aincrement_usage(call, entries, stream.text)
 
     @classmethod
     def _prepare_here(cls, request: Request) -> PreparedCall:
@@ -545,6 +581,13 @@ class UnifiedAIService:
     def _access_state(cls, model: AIModel, admin: AbstractUser, catalogue: Catalogue) -> ModelAccessState:
         own = catalogue.admin_settings(admin, model.provider)
         return ModelAccessState.calculate(model=model, admin=admin, own=own)
+
+
+def _as_text(result: Any) -> str:
+    """What may be kept of a result: texts, no media."""
+    if isinstance(result, Article):
+        return json.dumps(result, ensure_ascii=False)
+    return str(result) if isinstance(result, Reply) else ""
 
 
 def _checked_history(history: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

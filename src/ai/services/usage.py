@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,8 +10,8 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import uuid4
 
-from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.db import Error
 from django.dispatch import Signal
 
 from src.ai.exceptions import ProviderAuthFailed, ProviderNoCredit
@@ -22,6 +23,8 @@ from src.ai.services.ledger.estimates import highest_cost
 from src.ai.services.ledger.meter import Settled
 from src.ai.signals import ai_call_settled, ai_key_failing, ai_limit_near
 from src.core.months import Month, month_of
+
+logger = logging.getLogger(__name__)
 
 LEASE_MARGIN: Final = 60.0  # seconds beyond the longest time that a call may take
 KEY_FAILURES: Final = frozenset({ProviderAuthFailed.code, ProviderNoCredit.code})
@@ -122,9 +125,13 @@ def _signals(settled: Iterable[Settled]) -> Iterator[tuple[Signal, dict[str, Any
 
 
 def keep_texts(settled: Sequence[Settled], prompt: str, reply: str) -> None:
-    """Keep what was asked and answered beside the last record, if `AI_STORE_TEXTS` says so."""
-    if settings.AI_STORE_TEXTS and settled:
+    """Keep what was asked and answered beside the last record of a call, encrypted. Never raises."""
+    if not settled:
+        return
+    try:
         UsageText.objects.create(public_id=settled[-1].entry.id, prompt=prompt, reply=reply)
+    except Error:
+        logger.exception("The texts of a call could not be kept")
 
 
 # -- telling the admin -------------------------------------------------------------------------------------------------

@@ -182,6 +182,14 @@ class Meter(Attempts):
                 entries.append(entry)
         return entries
 
+    def unused(self) -> list[Settle]:
+        """Nothing has been sent after all: what is held is given back."""
+        attempts, self._attempts = self._attempts, []
+        entries = [self._failed(attempt, GeneratorExit()) for attempt in attempts]
+        for entry in entries:
+            entry.cost, entry.cost_state = FREE, CostState.EXACT
+        return entries
+
     def write(self, entries: Sequence[Settle]) -> list[Settled]:
         """Put settlements on the books. Never raises: the vendor has been paid, so the caller gets what it bought.
 
