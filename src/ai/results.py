@@ -49,7 +49,7 @@ class ResultInfo:
     request_model: str | None = None  # the vendor's id that was asked for
     model: str | None = None  # the model that answered, in the vendor's words
     response_id: str | None = None
-    cost: Decimal | None = None  # US$, where the vendor names it
+    cost: Decimal | None = None  # US$: the vendor's own figure while a call runs, what the books say after it
     dropped_params: tuple[str, ...] = ()  # what the caller asked for and this model cannot take
     placeholder: bool = False  # not made by a model
     standings: tuple[Any, ...] = ()  # of the limits that held for the call (`Standing`s), after it

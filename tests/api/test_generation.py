@@ -73,6 +73,7 @@ def test_a_message_gets_a_reply(slash: str, editor_api: APIClient, writer: AIMod
             "characters": None,
             "audio_seconds": None,
         },
+        "cost": None,
         "dropped_params": [],
     }
     assert upstream.last.headers["authorization"] == f"Bearer {SHARED}"

@@ -58,6 +58,7 @@ class ResultInfoSerializer(serializers.Serializer[ResultInfo]):
     response_id = serializers.CharField(allow_null=True)
     finish_reason = serializers.CharField(allow_null=True)
     usage = UsageSerializer(allow_null=True)
+    cost = serializers.DecimalField(30, 12, allow_null=True, help_text=_("US$; null where nobody knows."))
     dropped_params = serializers.ListField(
         child=serializers.CharField(), help_text=_("What was asked for and this model can't take.")
     )

@@ -37,7 +37,7 @@ from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, Re
 from src.ai.services import execution
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
 from src.ai.services.catalogue import Catalogue
-from src.ai.services.ledger.entries import Settle
+from src.ai.services.ledger.entries import Settle, total_cost
 from src.ai.services.ledger.estimates import guessed_usage
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
@@ -416,7 +416,7 @@ class UnifiedAIService:
             raise
         entries = meter.success(result.info)
         cls._increment_usage(call.model, call.admin, call=call, entries=entries, reply=_as_text(result))
-        result.info.standings = meter.standings
+        result.info.standings, result.info.cost = meter.standings, total_cost(entries)
         return result
 
     @classmethod
@@ -433,8 +433,9 @@ class UnifiedAIService:
         except BaseException as error:
             meter.write_soon(meter.failure(error))
             raise
-        await cls._aincrement_usage(call, meter.success(result.info), _as_text(result))
-        result.info.standings = meter.standings
+        entries = meter.success(result.info)
+        await cls._aincrement_usage(call, entries, _as_text(result))
+        result.info.standings, result.info.cost = meter.standings, total_cost(entries)
         return result
 
     @classmethod
@@ -454,6 +455,7 @@ class UnifiedAIService:
                 meter.first_chunk()
                 yield delta
             entries = meter.success(stream.info)
+            stream.info.cost = total_cost(entries)
         except GeneratorExit:
             entries = meter.left(stream.info, call.guess(stream.text))
             raise
@@ -480,6 +482,7 @@ class UnifiedAIService:
                 yield delta
             info.update(stream.info)
             entries = meter.success(info)
+            info.cost = total_cost(entries)
         except GeneratorExit:
             entries = meter.left(stream.info, call.guess(stream.text))
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -81,6 +82,16 @@ class Settle:
 
 
 Entry = Reserve | Settle
+
+
+def total_cost(entries: Iterable[Settle]) -> Decimal | None:
+    """What a call cost in all, in US$; `None` where one of its requests has no known cost."""
+    total = Decimal(0)
+    for entry in entries:
+        if entry.cost is None:
+            return None
+        total += entry.cost
+    return total
 
 
 @dataclass(frozen=True, slots=True)
