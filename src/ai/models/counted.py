@@ -81,8 +81,9 @@ class Counted(models.Model):
 
     def refresh_from_db(self, using: str | None = None, fields: Any = None, from_queryset: Any = None) -> None:
         """Read again, the counters too."""
-        counters = self.usage_annotations()
+        counters = self.usage_annotations().keys()
         columns = None if fields is None else [name for name in fields if name not in counters]
         if columns is None or columns:
             super().refresh_from_db(using, columns, from_queryset)
-        self.__dict__.update(type(self)._default_manager.filter(pk=self.pk).values(*counters).get())
+        if wanted := counters if fields is None else counters & set(fields):
+            self.__dict__.update(type(self)._default_manager.filter(pk=self.pk).values(*wanted).get())

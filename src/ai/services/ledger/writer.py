@@ -107,6 +107,16 @@ class Writer:
     # -- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        try:
+            self._write_forever()
+        except BaseException as error:  # whoever waits is told, and the next submission starts another thread
+            with self._arrived:
+                self._thread, self._busy, abandoned = None, False, list(self._waiting)
+                self._waiting.clear()
+            _tell([(submission, LedgerUnavailable(reason=str(error))) for submission in abandoned])
+            raise
+
+    def _write_forever(self) -> None:
         alias = router.db_for_write(UsageRecord)
         connections[alias] = connection = own_connection(alias)
         books = Books(connection)
@@ -116,10 +126,7 @@ class Writer:
                 self._arrived.notify_all()
                 self._arrived.wait_for(lambda: bool(self._waiting))
                 self._busy = True
-            try:
-                self._write(books, self._taken([]))
-            except Exception:
-                logger.exception("The ledger's writer failed")  # its callers have been told; the next batch may do
+            self._write(books, self._taken([]))
 
     def _taken(self, batch: list[_Submission]) -> list[_Submission]:
         """`batch`, and what has arrived since, as far as it fits into one transaction."""
@@ -139,7 +146,8 @@ class Writer:
             try:
                 outcomes = books.write([entry for submission in batch for entry in submission.entries], again=again)
             except (OperationalError, InterfaceError) as error:
-                logger.warning("The ledger can't be written; trying again", extra={"reason": type(error).__name__})
+                if not again:
+                    logger.warning("The ledger can't be written; trying again", extra={"reason": type(error).__name__})
                 books.connection.close()
                 batch = self._taken(_in_time(batch, error))
                 sleep(delay)
