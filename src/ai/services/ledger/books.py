@@ -150,7 +150,8 @@ class Books:
         self._settle_sql = (
             f"WITH new ({settled.columns}) AS ({settled.select}) "  # noqa: S608 (names of columns)
             f"UPDATE {records} SET {written} FROM new "
-            f"WHERE {records}.id = new.id AND {records}.state = %s RETURNING {records}.id"
+            # By its key: an index on `state` is full of rows that have left the state, until they are vacuumed.
+            f"WHERE {records}.id = new.id AND {records}.state || '' = %s RETURNING {records}.id"
         )
         opened = self._statement(UsagePeriod, _PERIOD)
         self._lock_sql = (
