@@ -35,6 +35,7 @@ from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
 from src.ai.services import execution
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
+from src.ai.services.caller import serves_request
 from src.ai.services.catalogue import Catalogue
 from src.ai.services.ledger.entries import Settle
 from src.ai.services.ledger.estimates import guessed_usage
@@ -43,6 +44,7 @@ from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
 from src.ai.services.usage import aannounce, announce, call_facts
+from src.core.database import lend_connections
 from src.core.loop import io_loop, loop_is_running_here
 
 ROLES: Final = ("system", "user", "assistant")
@@ -490,6 +492,8 @@ class UnifiedAIService:
             kwargs=request.kwargs,
         )
         provider.attempts = meter = Meter(facts, Desk(), str(model.provider))
+        if serves_request():
+            lend_connections()  # a process has fewer of them than it can have calls under way
         return PreparedCall(
             operation=operation,
             model=model,
