@@ -8,45 +8,21 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from multiprocessing.connection import Connection
 from time import perf_counter
 from typing import Any, Final
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings.test")
-os.environ["ENV_FILE"] = os.devnull
-
-import django
-
-django.setup()
 
 import uvicorn
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
-from django.urls import get_resolver
 
 from src.ai.exceptions import AIError
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import writer
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.signals import ai_call_settled
-
-# What a server imports at its first requests: once here, instead of in every process.
-get_resolver().url_patterns  # noqa: B018 (loads the views)
-for name in (
-    "django_redis.client",
-    "openai.resources.chat.completions",
-    "psycopg_pool",
-    "redis.asyncio",
-    "uvicorn.lifespan.off",
-    "uvicorn.loops.uvloop",
-    "uvicorn.protocols.http.httptools_impl",
-    "uvicorn.protocols.websockets.auto",
-    *(name.rpartition(".")[0] for name in settings.MIDDLEWARE),
-):
-    import_module(name)
 
 DATABASE_NAMES: Final = ("ENGINE", "NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS")
 
@@ -133,9 +109,8 @@ def call(orders: Connection, database: Settings, changes: Settings, callers: int
     while (order := orders.recv()) is not None:
         admin_pk, options = order
         admin = User.objects.get(pk=admin_pk)
-        orders.send(
-            (asyncio.run(_all_async(admin, options, callers)) if asynchronous else _all(admin, options, callers))
-        )
+        all_call = _all_async if asynchronous else _all
+        orders.send(all_call(admin, options, callers))
     orders.send(writer.drain(10))
 
 
@@ -158,14 +133,17 @@ def _all(admin: User, options: Mapping[str, Any], callers: int) -> list[dict[str
     return ended
 
 
-async def _all_async(admin: User, options: Mapping[str, Any], callers: int) -> list[dict[str, Any]]:
+def _all_async(admin: User, options: Mapping[str, Any], callers: int) -> list[dict[str, Any]]:
     async def call() -> dict[str, Any]:
         try:
             return {"text": str(await UnifiedAIService.achat(admin=admin, **options))}
         except AIError as error:
             return {"code": error.code, "retry_after": error.retry_after}
 
-    return list(await asyncio.gather(*(call() for _ in range(callers))))
+    async def all_calls() -> list[dict[str, Any]]:
+        return list(await asyncio.gather(*(call() for _ in range(callers))))
+
+    return asyncio.run(all_calls())
 
 
 def manage(database: Settings, changes: Settings, command: str, *arguments: str) -> None:

@@ -24,7 +24,7 @@ WAIT: Final = 30.0  # seconds after which a test that waits for a process has fa
 PROVE: Final = bool(os.environ.get("PROVE"))
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.ledger.child"])
+_context.set_forkserver_preload(["tests.ledger.warm"])
 
 
 def this_database() -> dict[str, Any]:
