@@ -114,9 +114,11 @@ class PreparedCall:
         """What is known of the result before there is one."""
         return ResultInfo(provider=self.model.provider.slug, model_pk=self.model.pk, request_model=self.model.model_id)
 
-    def guess(self, reply: str) -> Usage | None:
+    def guess(self, stream: ReplyStream) -> Usage | None:
         """What was used up to here, where something had come."""
-        return guessed_usage(self.args, self.kwargs, reply) if reply else None
+        if not stream.text:
+            return stream.info.usage
+        return guessed_usage(stream.info.usage, self.args, self.kwargs, stream.text)
 
 
 class UnifiedAIService:
@@ -231,9 +233,10 @@ class UnifiedAIService:
         """
         request = cls._request("chat", admin, model_id, provider_slug, "message", message, options, streamed=True)
         call = cls._prepare_here(request)
-        call.meter.open()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
-        return ReplyIterator(cls._iterate(call, stream), stream)
+        deltas = cls._iterate(call, stream)
+        next(deltas)  # up to the reservation: from now on the call is settled even if nobody asks for a delta
+        return ReplyIterator(deltas, stream)
 
     @classmethod
     def astream_chat(
@@ -416,31 +419,40 @@ class UnifiedAIService:
 
     @classmethod
     def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
+        """Nothing, once the call is reserved; then the deltas."""
         stream.info.update(call.facts)
         meter = call.meter
         errands = meter.desk.errands
+        meter.open()
+        entries: Sequence[Settle] = ()
+        asked = False
         try:
+            yield ""
+            asked = True
             while (delta := io_loop.run(anext(stream, None), errands)) is not None:
                 meter.first_chunk()
                 yield delta
             entries = meter.success(stream.info)
         except GeneratorExit:
-            entries = meter.left(stream.info, call.guess(stream.text))
+            entries = meter.left(stream.info, call.guess(stream)) if asked else meter.unused()
             raise
         except BaseException as error:
-            entries = meter.failure(error, call.guess(stream.text))
+            entries = meter.failure(error, call.guess(stream))
             raise
         finally:
-            io_loop.run(stream.aclose())
-            cls._increment_usage(call.model, call.admin, call=call, entries=entries)
+            try:
+                io_loop.run(stream.aclose())
+            finally:
+                cls._increment_usage(call.model, call.admin, call=call, entries=entries)
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
         call = await sync_to_async(cls._prepare)(request)
         meter = call.meter
-        await meter.aopen()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
+        await meter.aopen()
+        entries: Sequence[Settle] = ()
         try:
             async for delta in stream:
                 meter.first_chunk()
@@ -448,18 +460,19 @@ class UnifiedAIService:
             info.update(stream.info)
             entries = meter.success(info)
         except GeneratorExit:
-            entries = meter.left(stream.info, call.guess(stream.text))
+            entries = meter.left(stream.info, call.guess(stream))
             raise
         except asyncio.CancelledError:
-            meter.write_soon(meter.left(stream.info, call.guess(stream.text)))  # nobody may be made to wait now
-            entries = []
+            meter.write_soon(meter.left(stream.info, call.guess(stream)))  # nobody may be made to wait now
             raise
         except BaseException as error:
-            entries = meter.failure(error, call.guess(stream.text))
+            entries = meter.failure(error, call.guess(stream))
             raise
         finally:
-            await stream.aclose()
-            await aannounce(await meter.awrite(entries))
+            try:
+                await stream.aclose()
+            finally:
+                await aannounce(await meter.awrite(entries))
 
     @classmethod
     def _prepare_here(cls, request: Request) -> PreparedCall:
