@@ -29,6 +29,10 @@ class Errands:
         self._waiting.put((work, result))
         return await asyncio.wrap_future(result)
 
+    def leave(self, work: Callable[[], Any]) -> None:
+        """Have `work` done without waiting for it."""
+        self._waiting.put((work, Future()))
+
     def run_until(self, done: Future[Any]) -> None:
         """Do what is asked for until `done` is."""
         done.add_done_callback(lambda _: self._waiting.put(None))
@@ -72,6 +76,10 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def runs_here(self) -> bool:
+        """Whether the running code is a coroutine on this loop."""
+        return self._loop is not None and asyncio._get_running_loop() is self._loop
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:

@@ -224,6 +224,7 @@ class GeminiProvider(HTTPVendor):
                 whole = event.name == "answer"
                 for part in _parse_event(call, event, shown):
                     end = end.plus(part)
+                    info.usage = end.usage
                     if part.text:
                         shown = shown or part.text.strip()
                         yield part.text

@@ -178,12 +178,12 @@ class OpenAICompatible(HTTPVendor):
                     continue
                 part = self._parse_event(call, event, shown)
                 total = _add(total, part)
+                _fill(info, total)
                 ended = ended or event.name == "answer" or bool(part.finish_reason)
                 released = thoughts.release() if part.thinks_apart else ""
                 if delta := released + thoughts.feed(part.text):
                     shown = True
                     yield delta
-        _fill(info, total)
         if not ended:
             raise interrupted(call, "the connection was closed before the end of the reply.")
         if rest := thoughts.finish():

@@ -26,6 +26,11 @@ def current_caller() -> Caller:
     return _caller.get()
 
 
+def serves_request() -> bool:
+    """Whether the running code answers an HTTP request to this app, and is not called by other code of the site."""
+    return _caller.get() is not NOBODY
+
+
 def identify(**facts: str) -> None:
     """Say more of the caller, once more is known."""
     _caller.set(replace(_caller.get(), **facts))

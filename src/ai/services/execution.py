@@ -54,6 +54,7 @@ async def _deltas(provider: BaseProvider, source: ReplyStream, info: ResultInfo)
                     delta = await _within(deadline - monotonic(), anext(source))
                 except StopAsyncIteration:
                     break
+            info.update(source.info)  # who leaves here is charged what the vendor has counted up to here
             yield delta
         info.update(source.info)
         if not source.text.strip():

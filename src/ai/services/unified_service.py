@@ -36,6 +36,7 @@ from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
 from src.ai.services import execution
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
+from src.ai.services.caller import serves_request
 from src.ai.services.catalogue import Catalogue
 from src.ai.services.ledger.entries import Settle, total_cost
 from src.ai.services.ledger.estimates import guessed_usage
@@ -44,6 +45,7 @@ from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
 from src.ai.services.usage import aannounce, announce, call_facts, keep_texts
+from src.core.database import lend_connections
 from src.core.loop import io_loop, loop_is_running_here
 
 ROLES: Final = ("system", "user", "assistant")
@@ -118,9 +120,11 @@ class PreparedCall:
         """What is asked, as it may be kept."""
         return json.dumps([*self.args, self.kwargs], ensure_ascii=False, default=str)
 
-    def guess(self, reply: str) -> Usage | None:
+    def guess(self, stream: ReplyStream) -> Usage | None:
         """What was used up to here, where something had come."""
-        return guessed_usage(self.args, self.kwargs, reply) if reply else None
+        if not stream.text:
+            return stream.info.usage
+        return guessed_usage(stream.info.usage, self.args, self.kwargs, stream.text)
 
 
 class UnifiedAIService:
@@ -237,7 +241,7 @@ class UnifiedAIService:
         call = cls._prepare_here(request)
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         deltas = cls._iterate(call, stream)
-        next(deltas)
+        next(deltas)  # up to the reservation: from now on the call is settled even if nobody asks for a delta
         return ReplyIterator(deltas, stream)
 
     @classmethod
@@ -440,27 +444,26 @@ class UnifiedAIService:
 
     @classmethod
     def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
-        """The deltas, after one empty text: by then the call is reserved, and closing the iterator gives it back."""
+        """Nothing, once the call is reserved; then the deltas."""
         stream.info.update(call.facts)
         meter = call.meter
-        entries: list[Settle] = []
+        errands = meter.desk.errands
         meter.open()
+        entries: Sequence[Settle] = ()
+        asked = False
         try:
             yield ""
-        except GeneratorExit:
-            meter.write(meter.unused())
-            raise
-        try:
-            while (delta := io_loop.run(anext(stream, None), meter.desk.errands)) is not None:
+            asked = True
+            while (delta := io_loop.run(anext(stream, None), errands)) is not None:
                 meter.first_chunk()
                 yield delta
             entries = meter.success(stream.info)
             stream.info.cost = total_cost(entries)
         except GeneratorExit:
-            entries = meter.left(stream.info, call.guess(stream.text))
+            entries = meter.left(stream.info, call.guess(stream)) if asked else meter.unused()
             raise
         except BaseException as error:
-            entries = meter.failure(error, call.guess(stream.text))
+            entries = meter.failure(error, call.guess(stream))
             raise
         finally:
             try:
@@ -472,10 +475,10 @@ class UnifiedAIService:
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
         call = await sync_to_async(cls._prepare)(request)
         meter = call.meter
-        await meter.aopen()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
-        entries: list[Settle] = []
+        await meter.aopen()
+        entries: Sequence[Settle] = ()
         try:
             async for delta in stream:
                 meter.first_chunk()
@@ -484,13 +487,13 @@ class UnifiedAIService:
             entries = meter.success(info)
             info.cost = total_cost(entries)
         except GeneratorExit:
-            entries = meter.left(stream.info, call.guess(stream.text))
+            entries = meter.left(stream.info, call.guess(stream))
             raise
         except asyncio.CancelledError:
-            meter.write_soon(meter.left(stream.info, call.guess(stream.text)))  # nobody may be made to wait now
+            meter.write_soon(meter.left(stream.info, call.guess(stream)))  # nobody may be made to wait now
             raise
         except BaseException as error:
-            entries = meter.failure(error, call.guess(stream.text))
+            entries = meter.failure(error, call.guess(stream))
             raise
         finally:
             try:
@@ -529,6 +532,8 @@ class UnifiedAIService:
             kwargs=request.kwargs,
         )
         provider.attempts = meter = Meter(facts, Desk(), str(model.provider))
+        if serves_request():
+            lend_connections()  # a process has fewer of them than it can have calls under way
         return PreparedCall(
             operation=operation,
             model=model,

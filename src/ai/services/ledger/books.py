@@ -390,9 +390,9 @@ class Books:
             entry.cost_state.value,
             entry.latency_ms,
             entry.first_chunk_ms,
-            entry.finish_reason[:50],
-            entry.error_code[:50],
-            entry.response_id[:128],
+            _text(entry.finish_reason, 50),
+            _text(entry.error_code, 50),
+            _text(entry.response_id, 128),
             self._time(entry.settled_at),
         ]
 
@@ -443,6 +443,11 @@ class Books:
         if price is None:
             return None
         return str(price) if self.connection.vendor == "postgresql" else float(price)
+
+
+def _text(told: str, length: int) -> str:
+    """As PostgreSQL can keep it."""
+    return told.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
 def _held(requests: int, cost: Decimal) -> Sums:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from src.ai.models import AIModel, CostState
 from src.ai.results import ResultInfo, Usage
 
 FREE: Final = Decimal(0)
+LARGEST_COST: Final = Decimal(1_000_000)  # what is more was misread, and sums of it would not fit their columns
 MILLION: Final = Decimal(1_000_000)
 # The rule of thumb for English (OpenAI, "What are tokens and how to count them?"); Persian is near it in UTF-8.
 BYTES_PER_TOKEN: Final = 4
@@ -35,11 +37,17 @@ def highest_cost(model: AIModel, capability: str, args: Iterable[Any], kwargs: M
     return (size * model.pricing_input + reply * replies * model.pricing_output) / MILLION
 
 
-def guessed_usage(args: Iterable[Any], kwargs: Mapping[str, Any], reply: str) -> Usage:
-    """The tokens of a call whose vendor did not count them, because it was ended before."""
+def guessed_usage(counted: Usage | None, args: Iterable[Any], kwargs: Mapping[str, Any], reply: str) -> Usage:
+    """The tokens of a call that was ended before its vendor had counted all; what it had `counted` stands."""
+    counted = counted or Usage()
     asked = sum(len(text.encode("utf-8", "replace")) for text in _texts((args, kwargs)))
     answered = len(reply.encode("utf-8", "replace"))
-    return Usage(input_tokens=-(-asked // BYTES_PER_TOKEN), output_tokens=-(-answered // BYTES_PER_TOKEN))
+    read, written = counted.input_tokens, counted.output_tokens
+    return replace(
+        counted,
+        input_tokens=-(-asked // BYTES_PER_TOKEN) if read is None else read,
+        output_tokens=-(-answered // BYTES_PER_TOKEN) if written is None else written,
+    )
 
 
 def cost_of(
@@ -50,7 +58,7 @@ def cost_of(
     The vendor's own figure is exact. So are tokens that it counted, at known prices, but for cached ones: their rebate
     is not known, and they are charged in full.
     """
-    if info.cost is not None:
+    if info.cost is not None and info.cost.is_finite() and 0 <= info.cost <= LARGEST_COST:
         return info.cost, CostState.EXACT
     if price_input == 0 and price_output == 0:
         return FREE, CostState.EXACT
@@ -60,6 +68,8 @@ def cost_of(
     if usage.input_tokens is None and usage.output_tokens is None:
         return None, CostState.UNKNOWN
     cost = ((usage.input_tokens or 0) * price_input + (usage.output_tokens or 0) * price_output) / MILLION
+    if not 0 <= cost <= LARGEST_COST:
+        return None, CostState.UNKNOWN
     partly = usage.input_tokens is None or usage.output_tokens is None or bool(usage.cache_read_tokens)
     return cost, CostState.ESTIMATED if guessed or partly else CostState.EXACT
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from django.conf import settings
@@ -29,7 +29,6 @@ from src.ai.exceptions import (
     ProviderModelNotFound,
     ProviderNoCredit,
     ProviderRateLimited,
-    UsageLimited,
 )
 from src.ai.messages.messages import BUDGET_OF
 from src.ai.models import CostState, UsageState
@@ -100,6 +99,7 @@ class Meter(Attempts):
         self._attempts: list[_Attempt] = []
         self._unclaimed: _Attempt | None = None
         self._may_have_cost = False
+        self._earlier: list[Settled] = []  # together with the reservation of a later attempt
 
     # -- before ----------------------------------------------------------------------------------------------------
 
@@ -112,11 +112,11 @@ class Meter(Attempts):
         """
         attempt = self._unclaimed = self._first()
         try:
-            self._accept(attempt, self.desk.write([self._reservation(attempt)]))
-        except UsageLimited:
-            raise
+            outcomes = self.desk.write([self._reservation(attempt)])
         except BaseException as error:
-            raise self._given_back(attempt, error) from error
+            self._give_back(attempt)
+            _raise_as_ours(error)
+        self._accept(attempt, outcomes)
 
     async def aopen(self) -> None:
         """The asynchronous twin of `open`."""
@@ -165,6 +165,14 @@ class Meter(Attempts):
             error.may_have_cost = self._may_have_cost
         return entries
 
+    def unused(self) -> list[Settle]:
+        """The caller has left before the vendor was asked."""
+        attempts, self._attempts, self._unclaimed = self._attempts, [], None
+        entries = [self._failed(attempt, GeneratorExit()) for attempt in attempts]
+        for entry in entries:
+            entry.cost, entry.cost_state = FREE, CostState.EXACT
+        return entries
+
     def left(self, info: ResultInfo, guess: Usage | None) -> list[Settle]:
         """The reader of a stream has left: what was used is charged, `guess` where the vendor had not counted yet.
 
@@ -176,18 +184,10 @@ class Meter(Attempts):
             if attempt.error is None and guess is None:
                 entries.append(self._failed(attempt, GeneratorExit()))
             elif attempt.error is None:
-                told = info if info.usage or info.cost is not None else ResultInfo(usage=guess)
-                entry = self._settled(attempt, told, requests=1, guessed=told is not info)
+                told = replace(info, usage=guess)
+                entry = self._settled(attempt, told, requests=1, guessed=info.finish_reason is None)
                 entry.error_code = CLIENT_LEFT
                 entries.append(entry)
-        return entries
-
-    def unused(self) -> list[Settle]:
-        """Nothing has been sent after all: what is held is given back."""
-        attempts, self._attempts = self._attempts, []
-        entries = [self._failed(attempt, GeneratorExit()) for attempt in attempts]
-        for entry in entries:
-            entry.cost, entry.cost_state = FREE, CostState.EXACT
         return entries
 
     def write(self, entries: Sequence[Settle]) -> list[Settled]:
@@ -196,24 +196,26 @@ class Meter(Attempts):
         What can't be written within `AI_LEDGER_TIMEOUT` is written as soon as it can be.
         """
         try:
-            return self._told(entries, self.desk.write(entries)) if entries else []
-        except (AIError, DatabaseError, TimeoutError):
+            outcomes = self.desk.write(entries) if entries else []
+        except Exception:
             logger.exception("A call is not on the books yet", extra=self._log_facts())
-            return []
+            outcomes = []
+        return self._told(entries, outcomes)
 
     async def awrite(self, entries: Sequence[Settle]) -> list[Settled]:
         """The asynchronous twin of `write`."""
         try:
-            return self._told(entries, await self.desk.awrite(entries)) if entries else []
-        except (AIError, DatabaseError, TimeoutError):
+            outcomes = await self.desk.awrite(entries) if entries else []
+        except Exception:
             logger.exception("A call is not on the books yet", extra=self._log_facts())
-            return []
+            outcomes = []
+        return self._told(entries, outcomes)
 
     def write_soon(self, entries: Sequence[Settle]) -> None:
         """Have settlements written without waiting: for a caller who has gone."""
         try:
             self.desk.write_soon(entries)
-        except DatabaseError:
+        except Exception:
             logger.exception("A call is not on the books yet", extra=self._log_facts())
 
     # -- reservations ----------------------------------------------------------------------------------------------
@@ -235,11 +237,12 @@ class Meter(Attempts):
 
     async def _areserve(self, attempt: _Attempt, settlements: Sequence[Settle]) -> None:
         try:
-            self._accept(attempt, await self.desk.awrite([*settlements, self._reservation(attempt)]))
-        except UsageLimited:
-            raise
+            outcomes = await self.desk.awrite([*settlements, self._reservation(attempt)])
         except BaseException as error:
-            raise self._given_back(attempt, error) from error
+            self._give_back(attempt, settlements)
+            _raise_as_ours(error)
+        self._earlier += self._settled_as(settlements, outcomes[:-1])
+        self._accept(attempt, outcomes)
 
     def _accept(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
         outcome = outcomes[-1]
@@ -259,12 +262,11 @@ class Meter(Attempts):
             raise MonthlyLimitReached(limit=limit.requests, **facts)
         raise BudgetExhausted(budget=_plain(limit.budget), whose=BUDGET_OF[limit.period.scope.value], **facts)
 
-    def _given_back(self, attempt: _Attempt, error: BaseException) -> BaseException:
-        """What to raise for a reservation whose fate is not known; whatever it is, nothing stays held by it."""
+    def _give_back(self, attempt: _Attempt, settlements: Sequence[Settle] = ()) -> None:
+        """Nothing may stay held by a reservation whose fate is not known, and what came with it has to be written."""
         self._attempts.remove(attempt)
         self._unclaimed = None
-        self.write_soon([self._failed(attempt, LedgerUnavailable())])
-        return LedgerUnavailable(retry_after=1) if isinstance(error, DatabaseError) else error
+        self.write_soon([*settlements, self._failed(attempt, LedgerUnavailable())])
 
     # -- settlements -----------------------------------------------------------------------------------------------
 
@@ -303,11 +305,25 @@ class Meter(Attempts):
         )
 
     def _told(self, entries: Sequence[Settle], outcomes: Sequence[Outcome]) -> list[Settled]:
+        """What has been settled of this call and not been told yet; without outcomes the last part is not known."""
+        settled, self._earlier = self._earlier, []
+        if not outcomes:
+            return settled
         self.standings = outcomes[-1].standings
+        return settled + self._settled_as(entries, outcomes)
+
+    def _settled_as(self, entries: Sequence[Settle], outcomes: Sequence[Outcome]) -> list[Settled]:
         return [Settled(self.facts, entry, outcome) for entry, outcome in zip(entries, outcomes, strict=True)]
 
     def _log_facts(self) -> dict[str, str]:
         return {"provider": self.facts.provider_slug, "model": self.facts.model_name}
+
+
+def _raise_as_ours(error: BaseException) -> NoReturn:
+    """Raise what keeps a reservation off the books, in our own words where it is the database."""
+    if isinstance(error, DatabaseError | TimeoutError):
+        raise LedgerUnavailable(retry_after=1) from error
+    raise error
 
 
 def _code(error: BaseException) -> str:

@@ -16,12 +16,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import fields, replace
+from itertools import islice, zip_longest
 from math import inf
 from time import monotonic, sleep
 from typing import Any, Final
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -30,8 +32,8 @@ from django.db.utils import load_backend
 from src.ai.exceptions import LedgerUnavailable
 from src.ai.models import UsageRecord
 from src.ai.services.ledger.books import Books
-from src.ai.services.ledger.entries import Entry, Outcome, Reserve
-from src.core.loop import Errands
+from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
+from src.core.loop import Errands, io_loop
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ FIRST_DELAY: Final = 0.05  # seconds before trying again, doubled each time
 LONGEST_DELAY: Final = 1.0
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
 GONE_TIMEOUT: Final = 5.0  # seconds without a sign of the database's host
+READ_ONLY: Final = "25006"  # PostgreSQL's code: a standby that is about to take over, or maintenance
 EXIT_WAIT: Final = 5.0  # seconds that a process which ends waits for what is not written yet
 
 
@@ -140,38 +143,44 @@ class Writer:
                 batch.append(self._waiting.popleft())
         return batch
 
-    def _write(self, books: Books, batch: list[_Submission]) -> None:
-        delay, again = FIRST_DELAY, False
+    def _write(self, books: Books, batch: list[_Submission], *, again: bool = False, alone: bool = False) -> None:
+        """Until it is written, with what arrives meanwhile unless it is to be written `alone`."""
+        delay = FIRST_DELAY
         while batch:
             try:
                 outcomes = books.write([entry for submission in batch for entry in submission.entries], again=again)
-            except (OperationalError, InterfaceError) as error:
-                if not again:
-                    logger.warning("The ledger can't be written; trying again", extra={"reason": type(error).__name__})
-                books.connection.close()
-                batch = self._taken(_in_time(batch, error))
-                sleep(delay)
-                delay, again = min(delay * 2, LONGEST_DELAY), True
             except Exception as error:
                 books.connection.close()
-                self._write_apart(books, batch, error)
-                return
+                if not _may_pass(error):
+                    self._write_apart(books, batch, error, again)
+                    return
+                if not again:
+                    logger.warning("The ledger can't be written; trying again", extra={"reason": type(error).__name__})
+                batch = _in_time(batch, error)
+                if not alone:
+                    batch = self._taken(batch)
+                sleep(delay)
+                delay, again = min(delay * 2, LONGEST_DELAY), True
             else:
-                answers = []
-                for submission in batch:
-                    count = len(submission.entries)
-                    own, outcomes = outcomes[:count], outcomes[count:]
-                    answers.append((submission, own))
-                _tell(answers)
+                left = iter(outcomes)
+                _tell([(submission, list(islice(left, len(submission.entries)))) for submission in batch])
                 return
 
-    def _write_apart(self, books: Books, batch: list[_Submission], error: Exception) -> None:
+    def _write_apart(self, books: Books, batch: list[_Submission], error: Exception, again: bool) -> None:
         """One by one, so that an entry that can't be written takes no other with it."""
-        if len(batch) == 1:
-            _tell([(batch[0], error)])
+        if len(batch) > 1:
+            for submission in batch:
+                # What has arrived since may be about the same calls, and has to come after.
+                self._write(books, [submission], again=again, alone=True)
             return
-        for submission in batch:
-            self._write(books, [submission])
+        (submission,) = batch
+        bare = [_bare(entry) for entry in submission.entries]
+        if bare == list(submission.entries):
+            _tell([(submission, error)])
+            return
+        logger.error("What a vendor told can't be written", extra={"reason": type(error).__name__})
+        submission.entries = bare
+        self._write(books, batch, again=again, alone=True)
 
 
 Answer = list[Outcome] | Exception
@@ -202,6 +211,29 @@ def _resolve(submission: _Submission, answer: Answer) -> None:
         submission.future.set_exception(answer)
     else:
         submission.future.set_result(answer)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it is the database's trouble and not an entry's."""
+    read_only = getattr(error.__cause__, "sqlstate", None) == READ_ONLY  # an `InternalError` to the driver
+    return isinstance(error, OperationalError | InterfaceError) or read_only
+
+
+def _bare(entry: Entry) -> Entry:
+    """The entry without what a vendor told, if it has any of it: that a call was made must be on the books."""
+    if not isinstance(entry, Settle):
+        return entry
+    bare = Settle(
+        id=entry.id,
+        facts=entry.facts,
+        state=entry.state,
+        held_requests=entry.held_requests,
+        requests=entry.requests,
+        settled_at=entry.settled_at,
+        lapsed=entry.lapsed,
+    )
+    untold = all(getattr(entry, name.name) == getattr(bare, name.name) for name in fields(entry))
+    return entry if untold else bare
 
 
 def _in_time(batch: Sequence[_Submission], error: Exception) -> list[_Submission]:
@@ -251,7 +283,7 @@ class Desk:
 
     def __init__(self) -> None:
         connection = connections[router.db_for_write(UsageRecord)]
-        self.errands: Errands | None = None
+        self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
         if connection.in_atomic_block:
             in_test_case = connection.atomic_blocks[0]._from_testcase  # type: ignore[attr-defined]  # as `durable` asks
@@ -275,25 +307,36 @@ class Desk:
         """The asynchronous twin of `write`, also for what runs on the I/O loop on behalf of a waiting thread."""
         if self.errands is None:
             return await writer.asubmit(entries)
-        return await self.errands.ask(lambda: self._write_here(entries))
+        if io_loop.runs_here():
+            return await self.errands.ask(lambda: self._write_here(entries))
+        return await sync_to_async(self._write_here)(entries)  # in the thread in which the call was prepared
 
     def write_soon(self, entries: Sequence[Entry]) -> None:
         """Have them written without waiting for it."""
-        if self.errands is None:
+        if self.errands is None or self._again:
             writer.submit(entries)
-        else:
+        elif self._connection._thread_ident == threading.get_ident():  # type: ignore[attr-defined]
             self._write_here(entries)
+        else:
+            self.errands.leave(lambda: self._write_here(entries))
 
     def _write_here(self, entries: Sequence[Entry]) -> list[Outcome]:
-        with transaction.atomic(using=self._connection.alias):
-            outcomes = Books(self._connection).apply(entries)
-        if self._again:
-            for entry, outcome in zip(entries, outcomes, strict=True):
-                if isinstance(entry, Reserve) and outcome.refused_by is None:
-                    writer.submit([_forced(entry)])
-                elif not isinstance(entry, Reserve):
-                    writer.submit([entry])
+        outcomes: list[Outcome] = []
+        try:
+            with transaction.atomic(using=self._connection.alias):
+                outcomes = Books(self._connection).apply(entries)
+        finally:
+            if self._again:
+                self._submit_again(entries, outcomes)
         return outcomes
+
+    def _submit_again(self, entries: Sequence[Entry], outcomes: Sequence[Outcome]) -> None:
+        """Settlements, and the reservations that were accepted."""
+        for entry, outcome in zip_longest(entries, outcomes):
+            if not isinstance(entry, Reserve):
+                writer.submit([entry])
+            elif outcome is not None and outcome.refused_by is None:
+                writer.submit([_forced(entry)])
 
 
 def _forced(entry: Reserve) -> Reserve:

@@ -1,0 +1,48 @@
+"""A vendor with prices, admins with keys of their own, and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+
+from src.ai.models import AdminProviderSettings, AIModel, AIProvider
+from tests import vendor_answers as answers
+from tests.ledger.processes import Processes, this_database
+from tests.upstream.server import Upstream, whole
+
+KEY = "sk-shared-0123456789abcdef"
+
+
+@pytest.fixture
+def provider(make_provider: Callable[..., AIProvider], upstream: Upstream) -> AIProvider:
+    """A vendor whose shared key everyone may use."""
+    upstream.on("POST", answers.CHAT, whole(200, answers.chat("Hello!")))
+    return make_provider(api_base_url=f"{upstream.url}/v1", shared_api_key=KEY, allow_shared_for_normal_admins=True)
+
+
+@pytest.fixture
+def model(provider: AIProvider, make_model: Callable[..., AIModel]) -> AIModel:
+    """A model with a price for what it writes alone: a call with `max_tokens=n` holds n millionths of a dollar."""
+    return make_model(provider, "chat", model_id="writer", pricing_input=Decimal(0), pricing_output=Decimal(1))
+
+
+@pytest.fixture
+def limit(provider: AIProvider) -> Callable[..., AdminProviderSettings]:
+    """Sets an admin's limits."""
+
+    def set_limit(admin: User, **limits: Any) -> AdminProviderSettings:
+        row, _ = AdminProviderSettings.objects.update_or_create(admin=admin, provider=provider, defaults=limits)
+        return row
+
+    return set_limit
+
+
+@pytest.fixture
+def processes(db: None) -> Iterator[Processes]:
+    """Processes on the suite's database."""
+    with Processes(this_database()) as started:
+        yield started
