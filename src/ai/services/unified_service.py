@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
 
@@ -41,6 +42,7 @@ from src.ai.services.catalogue import Catalogue
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
 from src.ai.services.usage import check_monthly_limit, count_success
+from src.core.cache.writes import bookkeeping
 from src.core.loop import io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
@@ -285,8 +287,8 @@ class UnifiedAIService:
     # -- the steps -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def _get_model(cls, pk: int, capability: str) -> AIModel:
-        model = AIModel.objects.select_related("provider").filter(pk=pk).first()
+    def _get_model(cls, pk: int, capability: str, *, catalogue: Catalogue | None = None) -> AIModel:
+        model = (catalogue or Catalogue()).model(pk)
         if model is None:
             raise ModelNotFound(model_id=pk, attr="model_id")
         if not model.has_capability(capability):
@@ -357,7 +359,8 @@ class UnifiedAIService:
     @classmethod
     def _increment_usage(cls, model: AIModel, admin: AbstractUser) -> None:
         try:
-            count_success(model=model, admin=admin)
+            with bookkeeping():
+                count_success(model=model, admin=admin)
         except DatabaseError:  # the vendor has been paid: the caller gets what it bought
             logger.exception("A call was not counted", extra={"provider": model.provider.slug, "model": model.model_id})
 
@@ -421,12 +424,12 @@ class UnifiedAIService:
         admin = check_admin(request.admin)
         catalogue = Catalogue()
         if request.pk is not None:
-            model = cls._get_model(request.pk, request.capability)
+            model = cls._get_model(request.pk, request.capability, catalogue=catalogue)
         else:
             model = cls._get_active_model(request.capability, request.provider_slug, admin=admin, catalogue=catalogue)
         cls._check_access(model, admin, catalogue=catalogue)
         provider = cls._get_provider_instance(model, admin, catalogue=catalogue)
-        check_monthly_limit(provider=model.provider, own=catalogue.admin_settings(admin, model.provider))
+        check_monthly_limit(provider=model.provider, own=copy(catalogue.admin_settings(admin, model.provider)))
         return PreparedCall(
             operation=OPERATIONS[request.capability],
             model=model,
