@@ -29,12 +29,14 @@ from src.ai.services.listing import describe_models, describe_providers, models_
 from src.ai.services.media import save_all
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
+from src.ai.views.pagination import CataloguePagination
 
 
 class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
     """Images, content, chat and speech from whichever model is active."""
 
     permission_classes = (IsAdminUser,)
+    pagination_class = CataloguePagination
     filterset_class: type[FilterSet] | None = None
     search_fields: Sequence[str] = ()
     ordering_fields: Sequence[str] = ()
