@@ -5,30 +5,21 @@ from __future__ import annotations
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.utils.translation import gettext_lazy as _
 from knox.auth import TokenAuthentication
-from knox.crypto import hash_token
 from rest_framework.exceptions import AuthenticationFailed
 
 from src.ai.models import APIToken
+from src.ai.services.tokens import find_token, note_use
 
 
 class BearerTokenAuthentication(TokenAuthentication):  # type: ignore[misc]  # knox ships no types
-    """`Authorization: Bearer <token>`, found by its digest in one query."""
+    """`Authorization: Bearer <token>`, found by its digest; a token in use asks the database nothing."""
 
     def authenticate_credentials(self, token: bytes) -> tuple[AbstractBaseUser, APIToken]:
-        stored = self._find(token)
+        stored = find_token(token.decode("ascii")) if token.isascii() else None
         if stored is None:
             raise AuthenticationFailed(_("Invalid token. Log in again to get a new one."))
         if stored.is_expired:
             raise AuthenticationFailed(_("This token has expired. Log in again to get a new one."))
         user, _token = self.validate_user(stored)
-        stored.record_use()
+        note_use(stored)
         return user, stored
-
-    @staticmethod
-    def _find(secret: bytes) -> APIToken | None:
-        try:
-            digest = hash_token(secret.decode("ascii"))
-        except UnicodeDecodeError:
-            return None
-        token: APIToken | None = APIToken.objects.select_related("user").filter(digest=digest).first()
-        return token

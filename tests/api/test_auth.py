@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from time import monotonic
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
+from knox.crypto import hash_token
 from rest_framework.test import APIClient
 
 from src.ai.models import APIToken
+from src.ai.services.tokens import find_token
 from tests.conftest import codes
 
 LOGIN = "/api/admin/auth/login"
@@ -129,6 +133,61 @@ def test_its_last_use_is_noted_to_the_minute(editor: User, editor_api: APIClient
     APIToken.objects.update(last_used_at=first - timedelta(minutes=2))
     editor_api.get(ANY_PAGE)
     assert APIToken.objects.get().last_used_at >= first
+
+
+def test_a_token_that_is_in_use_ends_when_it_expires(editor: User) -> None:
+    _stored, token = APIToken.objects.create(user=editor, name="brief", expiry=timedelta(seconds=2))
+    client, deadline = with_token(token), monotonic() + 20
+    assert client.get(ANY_PAGE).status_code == 200
+    while client.get(ANY_PAGE).status_code == 200:
+        assert monotonic() < deadline
+    assert timezone.now() >= APIToken.objects.get().expiry
+
+
+def test_what_a_request_does_to_its_user_stays_in_the_request(editor: User) -> None:
+    _stored, secret = APIToken.objects.create(user=editor, name="tests")
+    first = find_token(secret)
+    assert first is not None
+    first.name = "changed"
+    first.user.is_superuser = True
+    second = find_token(secret)
+    assert second is not None
+    assert (second.name, second.user.is_superuser, second.user == editor) == ("tests", False, True)
+
+
+def test_what_is_not_kept_of_a_user_is_read_when_it_is_asked_for(
+    editor: User, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.core.cache.freshness.BELIEVED_FOR", 60)
+    _stored, secret = APIToken.objects.create(user=editor, name="tests")
+    find_token(secret)
+    User.objects.update(email="new@example.com")
+    find_token(secret)
+    with django_assert_num_queries(0):
+        token = find_token(secret)
+        assert token is not None
+        assert (token.user.pk, token.user.username, token.user.is_staff) == (editor.pk, "editor", True)
+    with django_assert_num_queries(1):
+        assert token.user.email == "new@example.com"
+
+
+def test_customers_and_unknown_tokens_are_kept_nowhere(
+    visitor: User, db: None, django_assert_num_queries: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.core.cache.freshness.BELIEVED_FOR", 60)
+    _stored, customers = APIToken.objects.create(user=visitor, name="tests")
+    for secret in (customers, "0" * 64):
+        find_token(secret)
+        with django_assert_num_queries(1):
+            find_token(secret)
+
+
+def test_a_token_works_from_the_moment_it_is_made(editor: User) -> None:
+    secret = "a" * 64
+    assert with_token(secret).get(ANY_PAGE).status_code == 401
+    stored, _secret = APIToken.objects.create(user=editor, name="tests")
+    APIToken.objects.filter(pk=stored.pk).update(digest=hash_token(secret))
+    assert with_token(secret).get(ANY_PAGE).status_code == 200
 
 
 def test_logout_revokes_this_token_and_logoutall_the_rest(editor: User, client_of: Clients) -> None:

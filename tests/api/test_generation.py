@@ -13,6 +13,8 @@ from wave import open as open_wave
 import pytest
 from django.contrib.auth.models import User
 from django.core.files.storage import default_storage
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from PIL import Image
 from rest_framework.test import APIClient
 
@@ -570,7 +572,8 @@ def test_lists_cost_the_same_queries_at_any_size(
     editor_api: APIClient,
     make_provider: Callable[..., AIProvider],
     make_model: MakeModel,
-    django_assert_num_queries: Any,
+    django_assert_max_num_queries: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fill(start: int, end: int) -> None:
         for number in range(start, end):
@@ -578,10 +581,55 @@ def test_lists_cost_the_same_queries_at_any_size(
             for other in range(3):
                 make_model(provider, "chat", model_id=f"m-{other}", is_active=other == 0)
 
-    fill(0, 2)
-    editor_api.get(path)  # the token's last use is noted once a minute
-    with django_assert_num_queries(4 if "models" in path else 5):
-        editor_api.get(path)
-    fill(2, 12)
-    with django_assert_num_queries(4 if "models" in path else 5):
-        editor_api.get(path)
+    monkeypatch.setattr("src.core.cache.freshness.BELIEVED_FOR", 60)  # once a second there is one query more
+    for start, end in ((0, 2), (2, 12), (12, 70)):
+        fill(start, end)
+        editor_api.get(path)  # the token's last use is noted once a minute, and what changed is read again
+        with django_assert_max_num_queries(1):
+            assert editor_api.get(path).json()["count"] == end * (3 if "models" in path else 1)
+        with django_assert_max_num_queries(1):
+            editor_api.get(f"{path}{'&' if '?' in path else '?'}page_size=500")
+
+
+@pytest.mark.parametrize("path", ["/api/admin/ai/chat/models", "/api/admin/ai/providers?capability=chat"])
+def test_lists_cost_the_same_queries_with_any_number_of_admins(
+    path: str,
+    editor_api: APIClient,
+    provider: AIProvider,
+    writer: AIModel,
+    client_of: Callable[[User], APIClient],
+    django_assert_max_num_queries: Any,
+) -> None:
+    for number in range(20):
+        admin = User.objects.create_user(f"admin-{number}", is_staff=True)
+        AdminProviderSettings.objects.create(admin=admin, provider=provider, use_shared_api=number % 2 == 0)
+        api = client_of(admin)
+        api.get(path)
+        with django_assert_max_num_queries(2):
+            state = api.get(path).json()["results"][0]["access_state"]
+        assert state == ("available_shared" if number % 2 == 0 else "no_access")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("choice", [{}, {"model_id": "writer"}, {"provider_slug": "openai"}])
+@pytest.mark.parametrize("key", ["shared", "personal"])
+def test_a_warm_call_reads_nothing_from_the_database(
+    choice: dict[str, Any],
+    key: str,
+    editor: User,
+    editor_api: APIClient,
+    provider: AIProvider,
+    writer: AIModel,
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("src.core.cache.freshness.BELIEVED_FOR", 60)
+    upstream.on("POST", answers.CHAT, whole(200, answers.chat("Hello!")))
+    if key == "personal":
+        AdminProviderSettings.objects.create(admin=editor, provider=provider, personal_api_key=PERSONAL)
+    body = {"message": "Hi", **choice, **({"model_id": writer.pk} if "model_id" in choice else {})}
+    assert editor_api.post(CHAT, body).status_code == 200
+    with CaptureQueriesContext(connection) as queries:
+        assert editor_api.post(CHAT, body).status_code == 200
+    assert [query["sql"] for query in queries] == []
+    assert upstream.last.headers["authorization"] == f"Bearer {PERSONAL if key == 'personal' else SHARED}"

@@ -84,7 +84,7 @@ def test_database_url_brings_postgresql_with_a_connection_pool():
 def test_redis_url_brings_django_redis():
     cache_settings = read_settings(**PRODUCTION, REDIS_URL="redis://cache:6379/1")["CACHES"]["default"]
     assert (cache_settings["BACKEND"], cache_settings["LOCATION"]) == (
-        "django_redis.cache.RedisCache",
+        "src.core.cache.backend.RedisCache",
         "redis://cache:6379/1",
     )
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+from django.contrib.auth import get_user_model
 from django.db import models
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from knox.models import AbstractAuthToken
+
+from src.core.cache.writes import bookkeeping
 
 # A write per request would cost more than it tells.
 LAST_USE_PRECISION = timedelta(minutes=1)
@@ -34,8 +39,25 @@ class APIToken(AbstractAuthToken):  # type: ignore[misc]  # knox ships no types
     def is_expired(self) -> bool:
         return self.expiry is not None and self.expiry <= timezone.now()
 
-    def record_use(self) -> None:
-        """Note that the token was used now, to the minute."""
+    def record_use(self) -> bool:
+        """Note that the token was used now, to the minute, unless another process has; whether it was time to."""
         now = timezone.now()
-        if self.last_used_at is None or now - self.last_used_at >= LAST_USE_PRECISION:
-            type(self).objects.filter(pk=self.pk).update(last_used_at=now)
+        if self.last_used_at is not None and now - self.last_used_at < LAST_USE_PRECISION:
+            return False
+        unnoted = Q(last_used_at=None) | Q(last_used_at__lte=now - LAST_USE_PRECISION)
+        with bookkeeping():
+            type(self).objects.filter(unnoted, pk=self.pk).update(last_used_at=now)
+        self.last_used_at = now
+        return True
+
+
+def access_fields() -> list[models.Field[Any, Any]]:
+    """The columns that decide what a user may do, as far as they are in the user model's own table.
+
+    They are what is kept of a user in memory. Everything else about one is read from the database when it is asked for.
+    Empty where `is_staff` is none of them: then nothing is kept.
+    """
+    user_model = get_user_model()
+    names = {"is_active", "is_staff", "is_superuser", user_model.USERNAME_FIELD}
+    fields = [field for field in user_model._meta.local_concrete_fields if field.name in names]
+    return fields if any(field.name == "is_staff" for field in fields) else []

@@ -1,6 +1,10 @@
-"""A stamp that changes whenever a provider, a model or an admin's settings do."""
+"""A stamp that changes whenever a provider, a model, an admin's settings, a token or an admin's rights do."""
+
+from __future__ import annotations
 
 from django.db import models
+
+from src.core.cache.freshness import Freshness
 
 
 class ConfigStamp(models.Model):
@@ -19,3 +23,10 @@ class ConfigStamp(models.Model):
 
     def __str__(self) -> str:
         return self.value
+
+
+def _read_stamp() -> str | None:
+    return ConfigStamp.objects.values_list("value", flat=True).first()
+
+
+freshness = Freshness(read=_read_stamp, using=lambda: ConfigStamp.objects.db)

@@ -7,14 +7,22 @@ from datetime import datetime
 from enum import StrEnum
 from typing import cast
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.formats import date_format
 from django.utils.timezone import localtime
 from django.utils.translation import gettext as _
 
+from src.ai.models.config_stamp import freshness
 from src.core import secrets
+from src.core.cache.freshness import Memory
+from src.core.cache.namespaces import CacheSize, CacheTTL
 from src.core.fields import Ciphertext, EncryptedTextField
+
+# In this process's memory and nowhere else. A ciphertext opens to one key under any stamp: a new one only empties this.
+_plain_keys: Memory[str] = freshness.memory(size=CacheSize.PLAIN_KEYS, lifetime=CacheTTL.AI)
+_ANY_STAMP = ""
 
 SHORTEST_KEY_WITH_ENDING = 16  # four characters of a shorter key would give too much of it away
 
@@ -82,7 +90,16 @@ class EncryptedAPIKeyMixin(models.Model):
 
     def reveal_api_key(self) -> str:
         """The plain key; empty where none is set. Raises `Undecryptable`."""
-        plain: str = self._api_key_field.reveal(self)
+        field = self._api_key_field
+        value: str = getattr(self, field.attname)
+        if not isinstance(value, Ciphertext):
+            return value or ""
+        # The hash: an error report shows local variables.
+        kept_as = (value, field.context(self), hash((settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)))
+        plain: str | None = _plain_keys.get(kept_as, _ANY_STAMP, None)
+        if plain is None:
+            plain = field.reveal(self)
+            _plain_keys.put(kept_as, _ANY_STAMP, plain)
         return plain
 
     def rotate_api_key(self) -> bool:

@@ -304,8 +304,8 @@ class UnifiedAIService:
     # -- the steps -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def _get_model(cls, pk: int, capability: str) -> AIModel:
-        model = AIModel.objects.select_related("provider").filter(pk=pk).first()
+    def _get_model(cls, pk: int, capability: str, *, catalogue: Catalogue | None = None) -> AIModel:
+        model = (catalogue or Catalogue()).model(pk)
         if model is None:
             raise ModelNotFound(model_id=pk, attr="model_id")
         if not model.has_capability(capability):
@@ -512,7 +512,7 @@ class UnifiedAIService:
         admin = check_admin(request.admin)
         catalogue = Catalogue()
         if request.pk is not None:
-            model = cls._get_model(request.pk, request.capability)
+            model = cls._get_model(request.pk, request.capability, catalogue=catalogue)
         else:
             model = cls._get_active_model(request.capability, request.provider_slug, admin=admin, catalogue=catalogue)
         cls._check_access(model, admin, catalogue=catalogue)

@@ -20,9 +20,16 @@ from rest_framework.viewsets import GenericViewSet
 from src.ai.authentication import BearerTokenAuthentication
 from src.ai.models import APIToken
 from src.ai.serializers.auth_serializer import LoginResponseSerializer, LoginSerializer, TokenSerializer
+from src.core.cache.counting import CountingCache
 
 
-class LoginThrottle(SimpleRateThrottle):
+class AttemptsThrottle(SimpleRateThrottle):
+    """So many attempts, counted in each process by itself while Redis is away."""
+
+    cache = CountingCache()
+
+
+class LoginThrottle(AttemptsThrottle):
     """So many attempts from one address."""
 
     scope = "login"
@@ -31,7 +38,7 @@ class LoginThrottle(SimpleRateThrottle):
         return self.cache_format % {"scope": self.scope, "ident": self.get_ident(request)}
 
 
-class UsernameThrottle(SimpleRateThrottle):
+class UsernameThrottle(AttemptsThrottle):
     """So many attempts at one account, from wherever they come."""
 
     scope = "login"

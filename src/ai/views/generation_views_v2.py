@@ -35,6 +35,7 @@ from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
 from src.ai.views.idempotency import idempotent
 from src.ai.views.limits import limit_headers
+from src.ai.views.pagination import CataloguePagination
 
 R = TypeVar("R", Article, Media, Reply)
 
@@ -43,6 +44,7 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
     """Images, content, chat and speech from whichever model is active."""
 
     permission_classes = (IsAdminUser,)
+    pagination_class = CataloguePagination
     filterset_class: type[FilterSet] | None = None
     search_fields: Sequence[str] = ()
     ordering_fields: Sequence[str] = ()

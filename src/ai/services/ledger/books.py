@@ -19,7 +19,7 @@ from uuid import UUID
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from src.ai.models import Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
+from src.ai.models import ConfigStamp, Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
 from src.ai.models.usage import MONEY_PLACES
 from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of
 from src.core.bulk import Statement
@@ -139,6 +139,7 @@ class Books:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
+        self.stamp: str | None = None  # the `ConfigStamp` that the last batch saw when it began
         records, periods = UsageRecord._meta.db_table, UsagePeriod._meta.db_table
         inserted = self._statement(UsageRecord, _RESERVED)
         self._insert_sql = (
@@ -148,7 +149,7 @@ class Books:
         settled = self._statement(UsageRecord, _SETTLED)
         written = ", ".join(f"{name} = new.{name}" for name in _SETTLED if name != "id")
         self._settle_sql = (
-            f"WITH new ({settled.columns}) AS ({settled.select}) "  # noqa: S608 (names of columns)
+            f"WITH new ({settled.columns}) AS ({settled.select}) "
             f"UPDATE {records} SET {written} FROM new "
             # By its key: an index on `state` is full of rows that have left the state, until they are vacuumed.
             f"WHERE {records}.id = new.id AND {records}.state || '' = %s RETURNING {records}.id"
@@ -158,13 +159,14 @@ class Books:
             f"INSERT INTO {periods} ({opened.columns}, {', '.join(SUMS)}) "
             f"{opened.select_with(['0'] * len(SUMS))} "
             "ON CONFLICT (key) DO UPDATE SET key = excluded.key "
-            "RETURNING key, requests, held_requests, cost, held_cost, near_limit_at"
+            "RETURNING key, requests, held_requests, cost, held_cost, near_limit_at, "
+            f"(SELECT value FROM {ConfigStamp._meta.db_table} WHERE id = {ConfigStamp.ONLY_ID})"
         )
         added = self._statement(UsagePeriod, ("key", *SUMS, "last_used_at", "near_limit_at"))
         sums = ", ".join(f"{name} = {periods}.{name} + new.{name}" for name in SUMS)
         latest = "GREATEST" if connection.vendor == "postgresql" else "MAX"
         self._add_sql = (
-            f"WITH new ({added.columns}) AS ({added.select}) "  # noqa: S608 (names of columns)
+            f"WITH new ({added.columns}) AS ({added.select}) "
             f"UPDATE {periods} SET {sums}, "
             f"last_used_at = {latest}(COALESCE({periods}.last_used_at, new.last_used_at),"
             f" COALESCE(new.last_used_at, {periods}.last_used_at)), "
@@ -203,6 +205,7 @@ class Books:
         settle = self._settle(rows, UsageState.RESERVED)
         found = self._send(*begin, lock, *settle)[len(begin) :]
         balances = {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in found[0]}
+        self.stamp = found[0][0][6]
         outcomes: dict[UUID, Outcome] = {}
         if settles:
             outcomes |= self._count(settles, rows, _hexes(found[1]), balances)

@@ -31,6 +31,7 @@ from django.db.utils import load_backend
 
 from src.ai.exceptions import LedgerUnavailable
 from src.ai.models import UsageRecord
+from src.ai.models.config_stamp import freshness
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
 from src.core.loop import Errands, io_loop
@@ -147,6 +148,7 @@ class Writer:
         """Until it is written, with what arrives meanwhile unless it is to be written `alone`."""
         delay = FIRST_DELAY
         while batch:
+            began = monotonic()
             try:
                 outcomes = books.write([entry for submission in batch for entry in submission.entries], again=again)
             except Exception as error:
@@ -162,6 +164,7 @@ class Writer:
                 sleep(delay)
                 delay, again = min(delay * 2, LONGEST_DELAY), True
             else:
+                freshness.observe(books.stamp, began)  # so that a busy process need not ask for it
                 left = iter(outcomes)
                 _tell([(submission, list(islice(left, len(submission.entries)))) for submission in batch])
                 return
