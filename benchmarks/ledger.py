@@ -4,8 +4,8 @@ In turn, round by round, in one process: calls that keep no books, calls that ea
 they have ended (nothing reserved, no counters, no limits), and calls that are reserved and settled by the ledger under
 a limit and a budget. A call itself is nothing but a turn of the event loop, so that what is measured is the books.
 
-CPU is this process's, user and system, from the kernel; PostgreSQL's own is not in it. DATABASE_URL names the server, on
-which a database is made and dropped again (without it: SQLite in a temporary file). Medians over the rounds.
+CPU is this process's, user and system, from the kernel; PostgreSQL's own is not in it. DATABASE_URL names the server,
+on which a database is made and dropped again (without it: SQLite in a temporary file). Medians over the rounds.
 """
 
 from __future__ import annotations
