@@ -14,6 +14,7 @@ from src.ai.models.seeded_entry import SeededEntry
 from src.ai.models.usage import (
     CostState,
     Period,
+    Usage,
     UsageCarried,
     UsagePeriod,
     UsageRecord,
@@ -37,6 +38,7 @@ __all__ = [
     "ModelCapability",
     "Period",
     "SeededEntry",
+    "Usage",
     "UsageCarried",
     "UsagePeriod",
     "UsageRecord",
