@@ -13,7 +13,8 @@ from io import StringIO
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import CharField, DateTimeField, DecimalField, QuerySet
 
 from src.ai.models import UsageRecord
@@ -53,12 +54,17 @@ async def alines(records: QuerySet[UsageRecord]) -> AsyncIterator[str]:
 def _batch(records: QuerySet[UsageRecord], place: Place | None) -> tuple[str, Place | None]:
     """The next records as lines, and the place of the last one; `None` at the end."""
     rows = list(older_than(records, place).values_list(*COLUMNS)[:BATCH])
-    close_old_connections()
+    _release(connections[records.db])
     text = _written(_cells(row) for row in rows)
     if len(rows) < BATCH:
         return text, None
     last = dict(zip(COLUMNS, rows[-1], strict=True))
     return text, Place(last["created_at"], last["id"])
+
+
+def _release(connection: BaseDatabaseWrapper) -> None:
+    if not connection.in_atomic_block:
+        connection.close_if_unusable_or_obsolete()
 
 
 def _written(rows: Any) -> str:
