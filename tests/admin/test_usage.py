@@ -317,6 +317,34 @@ def test_filters_leave_what_they_say_with_its_totals_and_its_csv(
         assert totals.output_tokens == sum(row.output_tokens or 0 for row in settled), name
 
 
+def test_a_retry_after_midnight_belongs_to_the_month_of_its_call(
+    as_superuser: Any, superuser: User, write: Callable[..., UsageRecord]
+) -> None:
+    this_month = month_of()
+    before = month_of(timezone.now() - 40 * DAY)
+    late = write(superuser, created_at=before.end + timedelta(seconds=30))
+    UsageRecord.objects.update(month=before.first)
+    add_up()
+    assert rows_of(as_superuser.get(RECORDS, date=before.first)) == [late]
+    assert sums_of(as_superuser.get(RECORDS, date=before.first)).requests == 1
+    assert rows_of(as_superuser.get(RECORDS, date=month_of(before.end + DAY).first)) == []
+    assert rows_of(as_superuser.get(RECORDS, date=this_month.first)) == []
+
+
+@override_settings(AI_MONTH_CALENDAR="jalali")
+def test_months_are_those_of_the_accounting_calendar(
+    as_superuser: Any, superuser: User, write: Callable[..., UsageRecord]
+) -> None:
+    new_year = datetime(2026, 3, 21, 12, tzinfo=UTC)
+    esfand, farvardin = (write(superuser, created_at=moment) for moment in (new_year - DAY, new_year))
+    add_up()
+    page = as_superuser.get(RECORDS)
+    assert "فروردین 1405" in page.text
+    assert rows_of(as_superuser.get(RECORDS, date="2026-03-21")) == [farvardin]
+    assert rows_of(as_superuser.get(RECORDS, date=esfand.month)) == [esfand]
+    assert "فروردین 1405" in as_superuser.get(MONTHS).text
+
+
 def test_totals_come_out_of_the_periods_where_these_tell_them(
     as_superuser: Any, editor: User, various: dict[str, UsageRecord]
 ) -> None:
@@ -375,8 +403,8 @@ def test_totals_of_very_many_records_are_left_to_be_asked_for(
     ],
 )
 def test_what_is_no_filter_leads_back_to_the_list(as_superuser: Any, query: dict[str, str]) -> None:
-    if query != {"p": "7"}:
-        assert as_superuser.client.get(EXPORT, query).status_code in (200, 302)
+    if "p" not in query:
+        assert as_superuser.client.get(EXPORT, query).status_code == 302
     response = as_superuser.client.get(RECORDS, query)
     assert (response.status_code, response["Location"]) == (302, f"{RECORDS}?e=1")
 
@@ -404,7 +432,7 @@ def test_filters_offer_a_number_that_can_be_read(
     for user in users:
         write(user)
     add_up()
-    UsagePeriod.objects.filter(scope="admin", admin=users[5]).update(last_used_at=timezone.now())
+    UsagePeriod.objects.filter(scope="admin", admin__in=users[3:]).update(last_used_at=timezone.now())
     page = as_superuser.get(RECORDS, admin=users[0].pk)
     names = [
         choice
@@ -412,8 +440,7 @@ def test_filters_offer_a_number_that_can_be_read(
         if spec.title == "admin"
         for choice in spec.lookup_choices
     ]
-    assert len(names) <= 4
-    assert {(str(users[0].pk), "user-0"), (str(users[5].pk), "user-5")} <= set(names)
+    assert [name for _pk, name in names] == ["user-0", "user-3", "user-4", "user-5"]
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
