@@ -79,7 +79,19 @@ def test_a_normal_admin_sets_their_own_key_and_makes_a_token(
     assert token not in site.browser.page_source
 
 
-@pytest.mark.parametrize("path", ["aimodel/", "aiprovider/", "aimodel/add/", "adminprovidersettings/", "apitoken/"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "aimodel/",
+        "aiprovider/",
+        "aimodel/add/",
+        "adminprovidersettings/",
+        "apitoken/",
+        "usagerecord/",
+        "usageperiod/",
+        "usage/",
+    ],
+)
 def test_pages_read_from_right_to_left_in_persian(
     transactional_db: None,
     superuser: User,

@@ -5,9 +5,12 @@ from django.utils.translation import gettext_lazy as _
 
 from src.ai.admin.media import GeneratedMediaAdmin
 from src.ai.admin.models import AIModelAdmin
+from src.ai.admin.own_usage import OwnUsageAdmin
 from src.ai.admin.providers import AIProviderAdmin
 from src.ai.admin.settings import AdminProviderSettingsAdmin
 from src.ai.admin.tokens import APITokenAdmin
+from src.ai.admin.usage import UsageRecordAdmin
+from src.ai.admin.usage_months import UsagePeriodAdmin
 
 admin.site.site_header = _("Dynamic AI")
 admin.site.site_title = _("Dynamic AI")
@@ -19,4 +22,7 @@ __all__ = [
     "APITokenAdmin",
     "AdminProviderSettingsAdmin",
     "GeneratedMediaAdmin",
+    "OwnUsageAdmin",
+    "UsagePeriodAdmin",
+    "UsageRecordAdmin",
 ]

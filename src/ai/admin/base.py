@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.contrib.admin.widgets import AdminTextareaWidget
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
 from django.db import IntegrityError, models
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.decorators import method_decorator
 from django.utils.functional import Promise
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
+from src.ai.admin.display import moment, requests
 from src.ai.admin.fields import PriceField, TextBlock
 from src.ai.admin.generic import ModelAdmin, ModelForm
+from src.ai.models.counted import Counted
 
 M = TypeVar("M", bound=models.Model)
 
@@ -93,6 +97,18 @@ class ReferenceAdmin(SectionAdmin[M]):
 
     def has_delete_permission(self, request: HttpRequest, obj: M | None = None) -> bool:
         return is_superuser(request.user)
+
+
+class CountedColumns:
+    """Columns of rows whose calls the books count."""
+
+    @admin.display(description=_("requests, last use"), ordering="total_requests")
+    def requests(self, row: Counted) -> SafeString:
+        return requests(row)
+
+    @admin.display(description=_("last used at"))
+    def last_used(self, row: Counted) -> SafeString:
+        return moment(row.last_used_at)
 
 
 class OwnedAdmin(SectionAdmin[M]):

@@ -17,8 +17,8 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from src.ai.admin import activation
-from src.ai.admin.base import ReferenceAdmin
-from src.ai.admin.display import NOTHING, badges, below, code, muted, price, requests, warning
+from src.ai.admin.base import CountedColumns, ReferenceAdmin
+from src.ai.admin.display import NOTHING, badges, below, code, muted, price, warning
 from src.ai.admin.fields import CapabilitiesField, ConfigField, check_config_of
 from src.ai.admin.generic import ModelForm
 from src.ai.models import AIModel, ModelCapability
@@ -77,7 +77,7 @@ class ListedFilter(admin.SimpleListFilter):
 
 
 @admin.register(AIModel)
-class AIModelAdmin(ReferenceAdmin[AIModel]):
+class AIModelAdmin(CountedColumns, ReferenceAdmin[AIModel]):
     """Every staff user reads, superusers write and switch; each switch tells what it changed beside."""
 
     form = ModelEntryForm
@@ -96,7 +96,7 @@ class AIModelAdmin(ReferenceAdmin[AIModel]):
     search_fields = ("name", "display_name", "model_id")
     search_help_text = _("Search by name or model id.")
     actions = ("activate", "deactivate")
-    readonly_fields = ("serves_now", "total_requests", "last_used_at", "created_at", "updated_at", "gone_since")
+    readonly_fields = ("serves_now", "total_requests", "last_used", "created_at", "updated_at", "gone_since")
     empty_text = _(
         'No models yet. Fetch them from the providers with the command "python manage.py sync_ai_models", '
         "or add one by hand."
@@ -125,7 +125,7 @@ class AIModelAdmin(ReferenceAdmin[AIModel]):
             (_("About"), {"fields": ["description"]}),
         ]
         if obj:
-            usage = ["total_requests", "last_used_at", "created_at", "updated_at"]
+            usage = ["total_requests", "last_used", "created_at", "updated_at"]
             usage += ["gone_since"] if obj.gone_since else []
             fieldsets.append((_("Usage"), {"fields": usage}))
         return fieldsets
@@ -205,7 +205,3 @@ class AIModelAdmin(ReferenceAdmin[AIModel]):
     def prices(self, model: AIModel) -> SafeString:
         shown = price(model.pricing_input), price(model.pricing_output)
         return shown[0] if shown[0] == shown[1] else format_html("{} / {}", *shown)
-
-    @admin.display(description=_("requests, last use"), ordering="total_requests")
-    def requests(self, model: AIModel) -> SafeString:
-        return requests(model)

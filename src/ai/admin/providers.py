@@ -15,14 +15,30 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from src.ai.admin.base import ReferenceAdmin
-from src.ai.admin.display import badges, below, code, key_state, muted, requests, warning
+from src.ai.admin.base import CountedColumns, ReferenceAdmin
+from src.ai.admin.display import (
+    badges,
+    below,
+    code,
+    key_state,
+    money,
+    muted,
+    number,
+    room,
+    warning,
+    with_held,
+    with_under_way,
+    with_unpriced,
+)
 from src.ai.admin.fields import ConfigField, KeyForm, check_config_of
 from src.ai.admin.key_check import check_keys
 from src.ai.exceptions import ProviderNotRegistered
-from src.ai.models import AdminProviderSettings, AIModel, AIProvider, ModelCapability
+from src.ai.models import AdminProviderSettings, AIModel, AIProvider, ModelCapability, Period
 from src.ai.providers.registry import AIProviderRegistry
+from src.ai.services import usage_reports
 from src.ai.services.key_validation import validate_shared_key
+from src.ai.services.ledger.entries import Limit
+from src.core.months import month_of
 
 
 class ProviderForm(KeyForm[AIProvider]):
@@ -48,7 +64,7 @@ class ProviderForm(KeyForm[AIProvider]):
 
 
 @admin.register(AIProvider)
-class AIProviderAdmin(ReferenceAdmin[AIProvider]):
+class AIProviderAdmin(CountedColumns, ReferenceAdmin[AIProvider]):
     """Every staff user reads, superusers write; the shared key is written and never read."""
 
     form = ProviderForm
@@ -68,8 +84,10 @@ class AIProviderAdmin(ReferenceAdmin[AIProvider]):
         "key",
         "active_models",
         "models_link",
+        "this_month",
+        "shared_key_used",
         "total_requests",
-        "last_used_at",
+        "last_used",
         "created_at",
         "updated_at",
     )
@@ -80,7 +98,11 @@ class AIProviderAdmin(ReferenceAdmin[AIProvider]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[AIProvider]:
         models = AIModel.objects.filter(provider=OuterRef("pk")).order_by().values("provider")
         count = Subquery(models.annotate(count=Count("pk")).values("count"), output_field=IntegerField())
-        return super().get_queryset(request).annotate(models_count=Coalesce(count, 0))
+        rows = super().get_queryset(request).annotate(models_count=Coalesce(count, 0))
+        return usage_reports.with_shared_key(usage_reports.with_this_month(rows))
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        return (*self.list_display, *(["month"] if sees_costs(request) else []))
 
     def get_fieldsets(self, request: HttpRequest, obj: AIProvider | None = None) -> Any:
         key: list[str] = ["key"] if obj else []
@@ -102,11 +124,13 @@ class AIProviderAdmin(ReferenceAdmin[AIProvider]):
                     ),
                 },
             ),
+            (_("Limits"), {"fields": ["default_monthly_limit", "shared_monthly_budget"]}),
             (_("Connection"), {"fields": ["api_base_url", "config"]}),
             (_("About"), {"fields": ["description", "website"]}),
         ]
         if obj:
-            usage = ["total_requests", "last_used_at", "created_at", "updated_at"]
+            costs = ["this_month", "shared_key_used"] if sees_costs(request) else []
+            usage = [*costs, "total_requests", "last_used", "created_at", "updated_at"]
             fieldsets.insert(1, (_("Models"), {"fields": ["active_models", "models_link"]}))
             fieldsets.append((_("Usage"), {"fields": usage}))
         return fieldsets
@@ -179,6 +203,29 @@ class AIProviderAdmin(ReferenceAdmin[AIProvider]):
         url = reverse("admin:ai_aimodel_changelist")
         return format_html('<a href="{}?provider__id__exact={}">{}</a>', url, provider.pk, text)
 
-    @admin.display(description=_("requests, last use"), ordering="total_requests")
-    def requests(self, provider: AIProvider) -> SafeString:
-        return requests(provider)
+    @admin.display(description=_("this month"))
+    def month(self, provider: AIProvider) -> SafeString:
+        used = usage_reports.this_month(provider)
+        return below(number(used.requests), money(used.cost))
+
+    @admin.display(description=_("this month"))
+    def this_month(self, provider: AIProvider) -> SafeString:
+        return _used(usage_reports.this_month(provider))
+
+    @admin.display(description=_("of it by the shared key"))
+    def shared_key_used(self, provider: AIProvider) -> SafeString:
+        used = usage_reports.this_month_of_shared_key(provider)
+        if provider.shared_monthly_budget is None:
+            return _used(used)
+        key = Period.of_shared_key(provider.pk, provider.slug, month=month_of().first)
+        return below(_used(used), room(used.standing(Limit(key, None, provider.shared_monthly_budget))))
+
+
+def sees_costs(request: HttpRequest) -> bool:
+    """Whether they may know what everyone's calls cost; one's own are on one's own pages."""
+    return request.user.has_perm("ai.view_usageperiod")
+
+
+def _used(used: usage_reports.Used) -> SafeString:
+    cost = with_unpriced(with_held(money(used.cost), used.held_cost), used.unpriced)
+    return format_html("{}<div>{}</div>", with_under_way(number(used.requests), used.held_requests), cost)

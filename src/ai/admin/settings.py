@@ -11,18 +11,34 @@ from django.contrib.auth import get_user_model
 from django.db.models import ForeignKey, Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from src.ai.admin.base import OwnedAdmin, is_superuser
-from src.ai.admin.display import below, key_state, muted, requests, warning
+from src.ai.admin.base import CountedColumns, OwnedAdmin, is_superuser
+from src.ai.admin.display import (
+    below,
+    key_state,
+    money,
+    muted,
+    number,
+    phrase,
+    room,
+    warning,
+    with_held,
+    with_under_way,
+    with_unpriced,
+)
 from src.ai.admin.fields import KeyForm
 from src.ai.admin.key_check import check_keys
 from src.ai.exceptions import AIError, PersonalKeysNotAllowed
 from src.ai.models import AdminProviderSettings, AIProvider
+from src.ai.services import usage_reports
 from src.ai.services.access import KeySource, choose_key_source
 from src.ai.services.key_validation import validate_personal_key
+from src.ai.services.ledger.entries import Limit
+from src.core.months import month_of
 
 WHO_PAYS = {
     KeySource.PERSONAL: _("the admin's own key"),
@@ -60,7 +76,7 @@ class SettingsForm(KeyForm[AdminProviderSettings]):
 
 
 @admin.register(AdminProviderSettings)
-class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
+class AdminProviderSettingsAdmin(CountedColumns, OwnedAdmin[AdminProviderSettings]):
     """Admins see and change their own settings; superusers see all and set the limits."""
 
     form = SettingsForm
@@ -72,6 +88,9 @@ class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
     empty_text = _(
         "No settings yet. Add some to use a key of your own at a provider, or to choose whether the shared key may pay."
     )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AdminProviderSettings]:
+        return usage_reports.with_this_month(super().get_queryset(request))
 
     def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
         columns = ("is_active", "key", "pays", "usage", "requests")
@@ -89,8 +108,8 @@ class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
         key = ["new_api_key"]
         if obj:
             key = ["key", "new_api_key", *(["remove_api_key"] if obj.personal_api_key else []), "pays"]
-        limit = "monthly_limit" if is_superuser(request.user) else "limit"
-        usage = ["usage", "total_requests", "last_used_at", "created_at", "updated_at"] if obj else []
+        limits = ["monthly_limit", "monthly_budget"] if is_superuser(request.user) else ["limits"]
+        usage = ["usage", "total_requests", "last_used", "created_at", "updated_at"] if obj else []
         return [
             (None, {"fields": [*whose, "provider", "is_active"]}),
             (
@@ -100,11 +119,11 @@ class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
                     "description": _("An own key comes before the shared one, where the provider allows own keys."),
                 },
             ),
-            *([(_("Limit and usage"), {"fields": [limit, *usage]})] if obj or whose else []),
+            *([(_("Limits and usage"), {"fields": [*limits, *usage]})] if obj or whose else []),
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: AdminProviderSettings | None = None) -> tuple[str, ...]:
-        shown = ("key", "pays", "usage", "limit", "total_requests", "last_used_at", "created_at", "updated_at")
+        shown = ("key", "pays", "usage", "limits", "total_requests", "last_used", "created_at", "updated_at")
         # A key stays with whom and where it was entered for: elsewhere it would be sent to a stranger.
         return ("admin", "provider", *shown) if obj else shown
 
@@ -173,18 +192,21 @@ class AdminProviderSettingsAdmin(OwnedAdmin[AdminProviderSettings]):
             return warning(error)
 
     @admin.display(description=_("used this month"))
-    def usage(self, row: AdminProviderSettings) -> SafeString | str:
-        if row.monthly_limit is None:
-            return str(row.monthly_usage)
-        text = gettext("%(used)d of %(limit)d") % {"used": row.monthly_usage, "limit": row.monthly_limit}
-        return warning(text) if row.limit_reached else text
+    def usage(self, row: AdminProviderSettings) -> SafeString:
+        used = usage_reports.this_month(row)
+        requests, cost = number(used.requests), money(used.cost)
+        if row.monthly_limit is not None:
+            requests = phrase(gettext("{used} of {limit}"), used=requests, limit=number(row.monthly_limit))
+            requests = warning(requests) if row.limit_reached else requests
+        if row.monthly_budget is not None:
+            cost = phrase(gettext("{used} of {limit}"), used=cost, limit=money(row.monthly_budget))
+            cost = warning(cost) if used.cost >= row.monthly_budget else cost
+        cost = with_unpriced(with_held(cost, used.held_cost), used.unpriced)
+        return format_html("{}<div>{}</div>", with_under_way(requests, used.held_requests), cost)
 
-    @admin.display(description=_("monthly limit"))
-    def limit(self, row: AdminProviderSettings) -> SafeString:
-        if row.monthly_limit is None:
+    @admin.display(description=_("monthly limits"))
+    def limits(self, row: AdminProviderSettings) -> SafeString:
+        if not row.is_limited:
             return muted(_("no limit"))
-        return below(row.monthly_limit, PROTECTED)
-
-    @admin.display(description=_("requests, last use"), ordering="total_requests")
-    def requests(self, row: AdminProviderSettings) -> SafeString:
-        return requests(row)
+        limit = Limit(row.period(month_of().first), row.monthly_limit, row.monthly_budget)
+        return below(room(usage_reports.this_month(row).standing(limit)), PROTECTED)

@@ -15,6 +15,7 @@ from src.ai.models.seeded_entry import SeededEntry
 from src.ai.models.usage import (
     CostState,
     Period,
+    Usage,
     UsageCarried,
     UsagePeriod,
     UsageRecord,
@@ -39,6 +40,7 @@ __all__ = [
     "ModelCapability",
     "Period",
     "SeededEntry",
+    "Usage",
     "UsageCarried",
     "UsagePeriod",
     "UsageRecord",

@@ -24,7 +24,7 @@ MONEY_PLACES = 12  # a token at a price with six places per million costs a whol
 
 
 class UsageState(models.TextChoices):
-    RESERVED = "reserved", _("reserved")  # the vendor may be working on it now
+    RESERVED = "reserved", _("under way")  # the vendor may be working on it now
     SETTLED = "settled", _("settled")
     FAILED = "failed", _("failed")
     UNKNOWN = "unknown", _("unknown")  # nobody came back to tell
@@ -80,7 +80,9 @@ class UsageRecord(models.Model):
         _("requests"), default=0, help_text=_("What it counts for in a limit; all calls of one request count once.")
     )
     cost = money_field(_("cost"), null=True, help_text=_("US$. Empty: unknown."))
-    cost_state = models.CharField(_("cost is"), max_length=9, choices=CostState, default=CostState.UNKNOWN)
+    cost_state = models.CharField(
+        _("certainty of the cost"), max_length=9, choices=CostState, default=CostState.UNKNOWN
+    )
     held_cost = money_field(
         _("held for it"), default=0, help_text=_("US$ that were set aside before the vendor was called.")
     )
@@ -163,7 +165,7 @@ class UsagePeriod(UsageSums):
 
     # "scope:id[:id]:month". The books lock rows in the order of their keys, so that no two processes wait in a circle.
     key = models.CharField(max_length=100, primary_key=True)
-    scope = models.CharField(_("of"), max_length=10, choices=Scope)
+    scope = models.CharField(_("kind"), max_length=10, choices=Scope)
     month = models.DateField(_("month"))
     provider = _reference("ai.AIProvider", _("provider"))
     provider_slug = models.CharField(_("provider's slug"), max_length=50)
@@ -187,6 +189,16 @@ class UsagePeriod(UsageSums):
 
     def __str__(self) -> str:
         return f"{self.admin_name or self.model_name or self.provider_slug} · {month_name(self.month)}"
+
+
+class Usage(UsagePeriod):
+    """What one's own usage page goes by in Django admin; it has no rows of its own."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("my usage")
+        verbose_name_plural = _("my usage")
+        default_permissions = ()
 
 
 @dataclass(frozen=True, slots=True)

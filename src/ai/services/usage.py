@@ -33,19 +33,18 @@ KEY_FAILURES: Final = frozenset({ProviderAuthFailed.code, ProviderNoCredit.code}
 def limits_of(
     *, provider: AIProvider, admin: AbstractUser, own: AdminProviderSettings | None, source: KeySource, month: Month
 ) -> tuple[Limit, ...]:
-    """The limits that hold for a call of `admin`, their own first.
-
-    An admin without settings at the provider has the provider's default limit; calls that the shared key pays for
-    share its budget.
-    """
+    """The limits that hold for a call of `admin`, their own first. What the shared key pays for has its budget too."""
     period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username()[:150], month=month.first)
-    requests = provider.default_monthly_limit if own is None else own.monthly_limit
-    budget = None if own is None else own.monthly_budget
-    limits = [Limit(period, requests, budget)]
+    limits = [Limit(period, *limits_of_admin(provider, own))]
     if source is KeySource.SHARED and provider.shared_monthly_budget is not None:
         shared = Period.of_shared_key(provider.pk, provider.slug, month=month.first)
         limits.append(Limit(shared, None, provider.shared_monthly_budget))
     return tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None)
+
+
+def limits_of_admin(provider: AIProvider, own: AdminProviderSettings | None) -> tuple[int | None, Decimal | None]:
+    """An admin's limit on requests and their budget; without settings they have the provider's default limit."""
+    return (provider.default_monthly_limit, None) if own is None else (own.monthly_limit, own.monthly_budget)
 
 
 def call_facts(
