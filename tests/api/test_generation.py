@@ -610,6 +610,22 @@ def test_lists_cost_the_same_queries_with_any_number_of_admins(
         assert state == ("available_shared" if number % 2 == 0 else "no_access")
 
 
+@pytest.mark.parametrize("asked", ["", "&ordering=-name", "&search=m-1", "&provider=p-1&ordering=model_id"])
+def test_the_pages_together_are_the_whole_list_in_order(
+    asked: str, editor_api: APIClient, make_provider: Callable[..., AIProvider], make_model: MakeModel
+) -> None:
+    for provider in (make_provider("p-1", sort_order=2), make_provider("p-2", sort_order=1)):
+        for number in range(15):
+            make_model(provider, "chat", "vision", model_id=f"m-{number:02}", is_active=number == 7)
+    path = f"/api/admin/ai/chat/models?page_size={{}}&page={{}}{asked}"
+    whole_list = editor_api.get(path.format(500, 1)).json()
+    pages = [editor_api.get(path.format(4, page)).json() for page in range(1, -(-whole_list["count"] // 4) + 1)]
+    assert [row["id"] for page in pages for row in page["results"]] == [row["id"] for row in whole_list["results"]]
+    assert {page["count"] for page in pages} == {len(whole_list["results"])}
+    assert len(whole_list["results"]) in (30, 10, 15)
+    assert editor_api.get(path.format(4, 99)).status_code == 404
+
+
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("choice", [{}, {"model_id": "writer"}, {"provider_slug": "openai"}])
 @pytest.mark.parametrize("key", ["shared", "personal"])

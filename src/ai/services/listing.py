@@ -13,10 +13,6 @@ from src.ai.models import AdminProviderSettings, AIModel, AIProvider, ModelCapab
 from src.ai.services.access import ModelAccessState
 from src.ai.services.catalogue import Catalogue
 
-# Wide columns that no list of models shows: sorting thousands of rows takes half the time without them.
-_UNSHOWN = ("description", "config", "synced")
-_UNSHOWN_OF_PROVIDER = ("description", "config", "website", "api_base_url")
-
 
 def models_with(capability: str) -> QuerySet[AIModel]:
     """All models that have the capability: active ones first, then in the order in which they are tried.
@@ -29,7 +25,6 @@ def models_with(capability: str) -> QuerySet[AIModel]:
     return (
         AIModel.objects.filter(capability_rows__capability=capability)
         .select_related("provider")
-        .defer(*_UNSHOWN, *(f"provider__{name}" for name in _UNSHOWN_OF_PROVIDER))
         .order_by("-is_active", "provider__sort_order", "sort_order", "id")
     )
 
