@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from time import perf_counter
@@ -15,10 +16,12 @@ from typing import Any, Final
 import uvicorn
 from django.conf import settings
 from django.contrib.auth.models import User
+from django.core.cache import caches
 from django.core.management import call_command
 from django.db import connections
 
 from src.ai.exceptions import AIError
+from src.ai.models import AIModel, AIProvider, UsageRecord
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import writer
 from src.ai.services.unified_service import UnifiedAIService
@@ -32,6 +35,7 @@ Settings = Mapping[str, Any]
 def prepare(database: Settings, changes: Settings) -> None:
     """Work on this database, with these settings."""
     connections.settings["default"].update(database)
+    caches.settings.update(changes.get("CACHES", {}))
     for name, value in changes.items():
         setattr(settings, name, value)
 
@@ -144,6 +148,47 @@ def _all_async(admin: User, options: Mapping[str, Any], callers: int) -> list[di
         return list(await asyncio.gather(*(call() for _ in range(callers))))
 
     return asyncio.run(all_calls())
+
+
+def load(orders: Connection, database: Settings, changes: Settings, admin_pk: int, callers: int) -> None:
+    """`callers` threads that chat again and again, until they are told to stop; then how each call ended."""
+    prepare(database, changes)
+    admin, over = User.objects.get(pk=admin_pk), threading.Event()
+    ended: list[dict[str, Any]] = []
+
+    def call_on() -> None:
+        while not over.is_set():
+            ended.append(outcome_of(lambda: UnifiedAIService.chat("Hi", admin)))
+        connections.close_all()
+
+    threads = [threading.Thread(target=call_on) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    orders.recv()
+    over.set()
+    for thread in threads:
+        thread.join()
+    written = writer.drain(10)
+    orders.send((ended, written))
+
+
+# -- another database than the suite's ---------------------------------------------------------------------------------
+
+
+def furnish(answers: Connection, database: Settings, changes: Settings, url: str, key: str) -> None:
+    """The tables, a provider at `url` with a model, and an admin, whose primary key is the answer."""
+    prepare(database, changes)
+    call_command("migrate", verbosity=0)
+    admin = User.objects.create_superuser("admin")
+    provider = AIProvider.objects.create(slug="openai", name="OpenAI", api_base_url=url, shared_api_key=key)
+    AIModel.objects.create(provider=provider, name="writer", model_id="writer", capabilities=["chat"], is_active=True)
+    answers.send(admin.pk)
+
+
+def states(answers: Connection, database: Settings, changes: Settings) -> None:
+    """How many records are in each state."""
+    prepare(database, changes)
+    answers.send(Counter(UsageRecord.objects.values_list("state", flat=True)))
 
 
 def manage(database: Settings, changes: Settings, command: str, *arguments: str) -> None:

@@ -63,6 +63,30 @@ class Processes:
         """A management command in a process of its own."""
         return self.start(child.manage, self.database, self.changes, command, *arguments)
 
+    def ask(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What a process answers, which is over then."""
+        ours, theirs = _context.Pipe()
+        process = self.start(work, theirs, self.database, self.changes, *args)
+        assert ours.poll(WAIT), "a process never answered"
+        answer = ours.recv()
+        assert self.wait_for_end(process) == 0
+        return answer
+
+    def load(self, admin_pk: int, callers: int) -> Callable[[], list[dict[str, Any]]]:
+        """`callers` callers who chat without end; call what is returned to stop them and learn how each call ended."""
+        ours, theirs = _context.Pipe()
+        process = self.start(child.load, theirs, self.database, self.changes, admin_pk, callers)
+
+        def stop() -> list[dict[str, Any]]:
+            ours.send(None)
+            assert ours.poll(WAIT), "the callers never came back"
+            ended, written = ours.recv()
+            assert self.wait_for_end(process) == 0
+            assert written, "the books are still behind"
+            return list(ended)
+
+        return stop
+
     def kill(self, process: BaseProcess) -> None:
         """SIGKILL, and wait until it is gone."""
         process.kill()

@@ -15,11 +15,13 @@ from typing import Any, Final, TypedDict, Unpack
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from src.ai.exceptions import (
     ContentInvalid,
     EmptyReply,
     InvalidRequest,
+    LedgerUnavailable,
     ModelAccessDenied,
     ModelLacksCapability,
     ModelNotFound,
@@ -509,6 +511,14 @@ class UnifiedAIService:
 
     @classmethod
     def _prepare(cls, request: Request) -> PreparedCall:
+        try:
+            return cls._prepared(request)
+        except (InterfaceError, OperationalError) as error:
+            close_old_connections()  # a thread that serves no requests would keep a broken one for ever
+            raise LedgerUnavailable(retry_after=1) from error
+
+    @classmethod
+    def _prepared(cls, request: Request) -> PreparedCall:
         admin = check_admin(request.admin)
         catalogue = Catalogue()
         if request.pk is not None:

@@ -1,5 +1,6 @@
 """`manage.py ai_reconcile`."""
 
+from decimal import Decimal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -7,6 +8,10 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from src.ai.services.ledger.upkeep import reconcile
+
+
+def _plain(number: int | Decimal) -> str:
+    return str(number) if isinstance(number, int) else f"{number:f}"
 
 
 class Command(BaseCommand):
@@ -23,7 +28,7 @@ class Command(BaseCommand):
         count = 0
         for one in reconcile(fix=fix):
             count += 1
-            facts = {"key": one.key, "name": one.name, "counted": one.counted, "recorded": one.recorded}
+            facts = {"key": one.key, "name": one.name, "counted": _plain(one.counted), "recorded": _plain(one.recorded)}
             self.stdout.write(_("%(key)s %(name)s: counted %(counted)s, recorded %(recorded)s") % facts)
         if not count:
             self.stdout.write(self.style.SUCCESS(_("Every counter is the sum of its records.")))
