@@ -8,7 +8,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lint format install install-dev lock clean
+.PHONY: help run test check prove lint format install install-dev lock clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +21,9 @@ test: $(VENV)/.installed-dev ## Run the tests on SQLite and memory: no service, 
 
 check: ## Run what CI runs: every check, and the tests on PostgreSQL, Redis and in a browser as well
 	bash .ci/run
+
+prove: ## Repeat the books' proof at length: more rounds, kills, restarts and examples (ARGS= adds options)
+	bash .ci/run prove $(ARGS)
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -106,7 +106,7 @@ def test_killed_at_random_under_load_no_call_is_lost_or_counted_twice(
         try:
             for _ in range(KILLS):
                 server = processes.serve(listener)
-                enough = len(upstream.requests) + chance.randint(1, 20)
+                enough = len(upstream.requests) + chance.randint(1, 12)
                 upstream.wait_for(lambda enough=enough: len(upstream.requests) >= enough)
                 over.wait(chance.uniform(0, 0.02))
                 processes.kill(server)

@@ -27,7 +27,7 @@ CALLERS, ROOM = IN_THREADS + ASYNCHRONOUS + OVER_HTTP, 20
 TOKENS: Final = 4  # that the vendor counts for each reply: with this maximum a call costs just what was held for it
 LIMITS: Final[dict[str, dict[str, Any]]] = {
     "monthly_limit_reached": {"monthly_limit": ROOM},
-    "budget_exhausted": {"monthly_budget": Decimal(ROOM * TOKENS) / 1_000_000},
+    "budget_exhausted": {"monthly_budget": Decimal(ROOM * TOKENS + TOKENS - 1) / 1_000_000},  # one more would pass it
 }
 
 
