@@ -31,7 +31,7 @@ from src.ai.exceptions import LedgerUnavailable
 from src.ai.models import UsageRecord
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve
-from src.core.loop import Errands
+from src.core.loop import Errands, loop_is_running_here
 
 logger = logging.getLogger(__name__)
 
@@ -271,9 +271,10 @@ class Desk:
 
     def write_soon(self, entries: Sequence[Entry]) -> None:
         """Have them written without waiting for it."""
-        if self.errands is None:
+        here = not loop_is_running_here()  # on a loop the caller's connection can't be used
+        if self.errands is None or (self._again and not here):
             writer.submit(entries)
-        else:
+        elif here:
             self._write_here(entries)
 
     def _write_here(self, entries: Sequence[Entry]) -> list[Outcome]:
