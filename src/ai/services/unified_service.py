@@ -36,6 +36,7 @@ from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
 from src.ai.services import execution
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
+from src.ai.services.caller import current_caller
 from src.ai.services.catalogue import Catalogue
 from src.ai.services.ledger.entries import Settle, total_cost
 from src.ai.services.ledger.estimates import guessed_usage
@@ -44,6 +45,7 @@ from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
 from src.ai.services.usage import aannounce, announce, call_facts, keep_texts
+from src.core.database import release_connections
 from src.core.loop import io_loop, loop_is_running_here
 
 ROLES: Final = ("system", "user", "assistant")
@@ -445,6 +447,7 @@ class UnifiedAIService:
         meter = call.meter
         entries: list[Settle] = []
         meter.open()
+        stream.info.standings = meter.standings
         try:
             yield ""
         except GeneratorExit:
@@ -452,7 +455,8 @@ class UnifiedAIService:
             raise
         try:
             while (delta := io_loop.run(anext(stream, None), meter.desk.errands)) is not None:
-                meter.first_chunk()
+                if delta:
+                    meter.first_chunk()
                 yield delta
             entries = meter.success(stream.info)
             stream.info.cost = total_cost(entries)
@@ -467,6 +471,7 @@ class UnifiedAIService:
                 io_loop.run(stream.aclose())
             finally:
                 cls._increment_usage(call.model, call.admin, call=call, entries=entries, reply=stream.text)
+                stream.info.standings = meter.standings
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
@@ -475,6 +480,7 @@ class UnifiedAIService:
         await meter.aopen()
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
+        info.standings = meter.standings
         entries: list[Settle] = []
         try:
             async for delta in stream:
@@ -497,6 +503,7 @@ class UnifiedAIService:
                 await stream.aclose()
             finally:
                 await cls._aincrement_usage(call, entries, stream.text)
+                info.standings = meter.standings
 
     @classmethod
     def _prepare_here(cls, request: Request) -> PreparedCall:
@@ -529,6 +536,8 @@ class UnifiedAIService:
             kwargs=request.kwargs,
         )
         provider.attempts = meter = Meter(facts, Desk(), str(model.provider))
+        if current_caller().shares_connections:
+            release_connections()
         return PreparedCall(
             operation=operation,
             model=model,
