@@ -10,7 +10,10 @@ django_application = get_asgi_application()
 
 from config.static import add_headers, add_static_files  # noqa: E402 (needs Django to be set up)
 from src.ai.services.ledger.sweeper import sweeper  # noqa: E402
+from src.ai.services.ledger.writer import EXIT_WAIT, writer  # noqa: E402
+from src.core.graceful import Graceful  # noqa: E402
 
-application = ServeStaticASGI(django_application, add_headers_function=add_headers, allow_all_origins=False)
+graceful_application = Graceful(django_application, at_end=lambda: writer.drain(EXIT_WAIT))
+application = ServeStaticASGI(graceful_application, add_headers_function=add_headers, allow_all_origins=False)
 add_static_files(application)
 sweeper.start()

@@ -1,8 +1,16 @@
 """How a log line looks."""
 
+import json
 import logging
+from datetime import UTC, datetime
+from typing import Any
 
 PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "color_message"}
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What the caller passed as `extra`."""
+    return {key: value for key, value in vars(record).items() if key not in PLAIN_FIELDS}
 
 
 class FactsFormatter(logging.Formatter):
@@ -13,5 +21,24 @@ class FactsFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line, with one `key=value` per extra attribute."""
-        facts = [f"{key}={value!r}" for key, value in vars(record).items() if key not in PLAIN_FIELDS]
+        facts = [f"{key}={value!r}" for key, value in facts_of(record).items()]
         return " ".join([super().formatMessage(record), *facts])
+
+
+class JSONFormatter(logging.Formatter):
+    """A JSON object a line: time, level, logger, message, the `extra` attributes, a traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object, in ASCII."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **facts_of(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return json.dumps(line, default=str)

@@ -6,8 +6,11 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from config.media import serve_media
+from src.core.health import healthz, readyz
 
 urlpatterns = [
+    re_path(r"^healthz/?$", healthz),
+    re_path(r"^readyz/?$", readyz),
     path("", RedirectView.as_view(url="/api/docs/")),
     path("admin/", admin.site.urls),
     path("api/", include("src.ai.urls")),

@@ -67,6 +67,7 @@ INSTALLED_APPS = [
 
 # Static files are served around Django, in asgi.py and wsgi.py: no middleware on the way of an API call.
 MIDDLEWARE = [
+    "src.core.request_id.request_id_middleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -94,6 +95,7 @@ TEMPLATES = [
 # --- HTTPS: on unless switched off ------------------------------------------------------------------------------------
 
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+SECURE_REDIRECT_EXEMPT = [r"^healthz/?$", r"^readyz/?$"]  # who checks a process speaks to it directly, by plain HTTP
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)
 SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=True)
@@ -287,15 +289,19 @@ LOCAL_GGUF = env.str("LOCAL_GGUF", default="")
 # --- Logging ----------------------------------------------------------------------------------------------------------
 
 LOG_LEVEL = env.str("LOG_LEVEL", default="INFO").upper()
+LOG_FORMAT = env.str("LOG_FORMAT", default="text")  # or json
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"facts": {"()": "config.logs.FactsFormatter"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "facts"}},
+    "formatters": {"text": {"()": "config.logs.FactsFormatter"}, "json": {"()": "config.logs.JSONFormatter"}},
+    "filters": {"request_id": {"()": "src.core.request_id.RequestIdFilter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["request_id"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         # Django's own handlers would print a line twice, and mail admins nobody configured.
         "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+        # What the server says looks like all the rest; its access log stays as its own options have it.
+        "uvicorn.error": {"handlers": ["console"], "propagate": False},
         # At INFO these log every URL, whole.
         **{name: {"level": "WARNING"} for name in ("httpx", "httpx2", "httpcore", "httpcore2", "openai", "groq")},
     },

@@ -10,6 +10,7 @@
     ├── LedgerUnavailable
     ├── SettingsProtected, MediaNotSaved
     ├── InvalidIdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, IdempotencyAnswerUnreadable
+    ├── IdempotencyKeyWithStream
     └── ProviderError
         ├── ProviderAuthFailed, ProviderNoCredit, ProviderRateLimited, ProviderModelNotFound, ProviderBadRequest
         ├── ProviderUnavailable, ProviderTimeout, ProviderInvalidResponse, ContentInvalid, EmptyReply
@@ -176,6 +177,10 @@ class IdempotencyAnswerUnreadable(AIError):
     code = "idempotency_answer_unreadable"
 
 
+class IdempotencyKeyWithStream(AIError, ValueError):
+    code = "idempotency_key_with_stream"
+
+
 class UsageLimited(AIError):
     """A limit has no room for the call. Facts: provider_name, resets_at; `retry_after` says the same in seconds."""
 
@@ -281,6 +286,7 @@ HTTP_STATUS: dict[type[AIError], int] = {
     IdempotencyKeyInUse: 409,
     IdempotencyKeyReused: 409,
     IdempotencyAnswerUnreadable: 409,
+    IdempotencyKeyWithStream: 400,
     MediaNotSaved: 503,
     ProviderError: 502,
     ProviderRateLimited: 429,

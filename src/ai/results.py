@@ -6,6 +6,7 @@ not say": zero is a measurement.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -144,25 +145,48 @@ class Media(_Result, BytesIO):
 class ReplyStream(_Result):
     """Text deltas of one reply: iterate once, with `async for`; the facts are complete when it ends.
 
-    `text` is what has come so far, also after an error. Closing (`aclose`) closes the vendor's connection.
+    `text` is what has come so far, also after an error. Closing (`aclose`) closes the vendor's connection. With
+    `patience`, an empty text comes whenever nothing has come for so many seconds.
     """
 
     deltas: AsyncIterator[str]
     info: ResultInfo = field(default_factory=ResultInfo)
+    patience: float | None = None
     _parts: list[str] = field(default_factory=list, repr=False)
+    _coming: asyncio.Future[str] | None = field(default=None, repr=False)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> str:
-        delta = await anext(self.deltas)
+        delta = await (anext(self.deltas) if self.patience is None else self._next_in_time(self.patience))
         self._parts.append(delta)
         return delta
 
     async def aclose(self) -> None:
+        await self._stop_waiting()
         close = getattr(self.deltas, "aclose", None)
         if close is not None:
             await close()
+
+    async def _next_in_time(self, seconds: float) -> str:
+        if self._coming is None:
+            self._coming = asyncio.ensure_future(anext(self.deltas))
+        try:
+            await asyncio.wait((self._coming,), timeout=seconds)
+        except asyncio.CancelledError:
+            await self._stop_waiting()
+            raise
+        if not self._coming.done():
+            return ""
+        coming, self._coming = self._coming, None
+        return coming.result()
+
+    async def _stop_waiting(self) -> None:
+        if self._coming is not None:
+            self._coming.cancel()
+            await asyncio.gather(self._coming, return_exceptions=True)
+            self._coming = None
 
     @property
     def text(self) -> str:
@@ -187,6 +211,14 @@ class ReplyIterator(_Result):
         close = getattr(self.deltas, "close", None)
         if close is not None:
             close()
+
+    @property
+    def patience(self) -> float | None:
+        return self.stream.patience
+
+    @patience.setter
+    def patience(self, seconds: float | None) -> None:
+        self.stream.patience = seconds
 
     @property
     def info(self) -> ResultInfo:  # type: ignore[override]

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from asgiref.sync import sync_to_async
+
 T = TypeVar("T")
 
 
@@ -22,9 +24,12 @@ class Errands:
 
     def __init__(self) -> None:
         self._waiting: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+        self.is_served = False  # whether a thread does them
 
     async def ask(self, work: Callable[[], T]) -> T:
-        """The result of `work`, called in the thread that waits in `LoopThread.run`."""
+        """The result of `work`, called in the thread that waits in `LoopThread.run`, or in that of `sync_to_async`."""
+        if not self.is_served:
+            return await sync_to_async(work)()
         result: Future[T] = Future()
         self._waiting.put((work, result))
         return await asyncio.wrap_future(result)
@@ -68,6 +73,8 @@ class LoopThread:
         if loop_is_running_here():
             coroutine.close()
             raise RuntimeError("LoopThread.run() blocks: from async code await the coroutine itself.")
+        if errands is not None:
+            errands.is_served = True
         future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
         try:
             if errands is not None:
@@ -81,12 +88,23 @@ class LoopThread:
         """Whether the running code is a coroutine on this loop."""
         return self._loop is not None and asyncio._get_running_loop() is self._loop
 
+    def cancel_all(self) -> None:
+        """End whatever runs; `run` raises `concurrent.futures.CancelledError` where it was waited for."""
+        with self._lock:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(_cancel_tasks)
+
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="ai-io-loop", daemon=True).start()
             return self._loop
+
+
+def _cancel_tasks() -> None:
+    for task in asyncio.all_tasks():
+        task.cancel()
 
 
 def loop_is_running_here() -> bool:

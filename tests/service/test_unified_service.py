@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import connections, transaction
 from django.http import HttpRequest, JsonResponse
@@ -212,6 +213,22 @@ def test_a_stream_yields_deltas_and_counts_when_it_ends(
     assert models["writer"].total_requests == 1
 
 
+@pytest.mark.parametrize("patience", [None, 0.01])
+def test_a_patient_stream_tells_of_silence_with_empty_texts(
+    patience: float | None, editor: User, upstream: Upstream
+) -> None:
+    gate = Gate()
+    upstream.send(Answer(200, [STREAM.parts[0], gate, *STREAM.parts[1:]], STREAM.headers))
+    stream = UnifiedAIService.stream_chat(message="Hi", admin=editor)
+    assert next(stream) == "Hel"
+    stream.patience = patience
+    if patience:
+        assert [next(stream), next(stream)] == ["", ""]
+    gate.open()
+    assert [delta for delta in stream if delta] == ["lo!"]
+    assert stream.text == "Hello!"
+
+
 def test_deltas_come_as_the_vendor_sends_them(editor: User, upstream: Upstream) -> None:
     gate = Gate()
     frames = STREAM.parts
@@ -287,6 +304,20 @@ async def test_an_async_stream_that_is_left_closes_the_vendors_connection(
     await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)
     await models["writer"].arefresh_from_db()
     assert models["writer"].total_requests == 1
+
+
+def test_async_code_that_sync_code_runs_stays_in_its_transaction(
+    editor: User, models: dict[str, AIModel], upstream: Upstream
+) -> None:
+    async def call() -> list[str]:
+        async with asyncio.timeout(10):
+            await UnifiedAIService.achat(message="Hi", admin=editor)
+            return [delta async for delta in UnifiedAIService.astream_chat(message="Hi", admin=editor)]
+
+    upstream.send(whole(200, answers.chat("Hello!")), STREAM)
+    assert async_to_sync(call)() == ["Hel", "lo!"]
+    models["writer"].refresh_from_db()
+    assert models["writer"].total_requests == 2
 
 
 async def test_a_synchronous_call_in_async_code_is_refused_with_the_way_out(db: None) -> None:

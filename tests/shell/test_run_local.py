@@ -6,10 +6,11 @@ import re
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,8 @@ from django.core.management import CommandError, call_command
 from knox.models import get_token_model
 
 from src.core.management.commands import run_local
+from tests import vendor_answers as answers
+from tests.upstream.server import HANG, Upstream, events
 
 ROOT = Path(run_local.__file__).parents[4]
 
@@ -134,7 +137,9 @@ def test_the_printed_line_works_and_ctrl_c_stops_without_a_trace(tmp_path):
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(timeout=30) == 0
-    assert rest.strip() == "Stopped."
+    *log, last = rest.splitlines()
+    assert last == "Stopped."
+    assert all(" INFO src.ai.calls: " in line for line in log), rest
 
     with running(tmp_path) as (process, printed):
         assert credentials["editor"]["password"] not in printed
@@ -143,3 +148,32 @@ def test_the_printed_line_works_and_ctrl_c_stops_without_a_trace(tmp_path):
         assert response.status_code == 200, response.text
         process.terminate()
         assert process.wait(timeout=30) == 0
+
+
+def test_ctrl_c_cuts_a_stream_that_does_not_end_and_settles_it(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.send(events(answers.chunk("Hel"), HANG))
+    with running(tmp_path) as (process, _printed):
+        credentials = json.loads((tmp_path / "credentials.json").read_text())
+        headers = {"Authorization": f"Bearer {credentials['admin']['token']}"}
+        with httpx.Client(base_url=f"{credentials['url']}/api/admin/", headers=headers, timeout=60) as api:
+            row = {"slug": "openai", "api_base_url": f"{upstream.url}/v1", "shared_api_key": "sk-0123456789abcdef"}
+            provider = api.get("ai-providers?search=openai").json()["results"][0]["id"]
+            assert api.patch(f"ai-providers/{provider}", json=row).status_code == 200
+            model = {
+                "provider": "openai",
+                "name": "X",
+                "model_id": "gpt-x",
+                "capabilities": ["chat"],
+                "is_active": True,
+            }
+            assert api.post("ai-models", json=model).status_code == 201
+            asked = {"message": "Hi", "provider_slug": "openai", "stream": True}
+            with api.stream("POST", "ai/chat/send", json=asked) as response:
+                assert next(response.iter_lines()) == "event: delta"
+                process.send_signal(signal.SIGINT)
+                rest = process.stdout.read()
+                assert process.wait(timeout=30) == 0
+    assert rest.endswith("Stopped.\n")
+    with closing(sqlite3.connect(tmp_path / "db.sqlite3")) as database:
+        records = database.execute("SELECT state, error_code FROM ai_usagerecord").fetchall()
+    assert records == [("settled", "client_disconnected")]

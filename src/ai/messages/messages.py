@@ -67,6 +67,9 @@ AI_ERRORS: Messages = {
         "The answer kept for this Idempotency-Key can't be decrypted: SECRET_KEY has changed. "
         "Use a new key to run the request again."
     ),
+    "idempotency_key_with_stream": _(
+        "A stream can't be given a second time. Send the request without the header Idempotency-Key, or without stream."
+    ),
     "stream_interrupted": _("The stream of provider '{provider}' ended before its end: {reason}"),
 }
 

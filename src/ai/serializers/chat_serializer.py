@@ -23,6 +23,15 @@ class ChatSerializer(GenerationSerializer):
     system_message = serializers.CharField(required=False, allow_blank=True)
     temperature = serializers.FloatField(required=False, min_value=0, max_value=2)
     max_tokens = serializers.IntegerField(required=False, min_value=1, max_value=10_000_000)
+    stream = serializers.BooleanField(
+        required=False,
+        allow_null=True,
+        help_text=_("Answer with server-sent events. By default as `Accept` says: `text/event-stream` asks for them."),
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """The call's options: how its answer is sent is none of them."""
+        return {name: value for name, value in attrs.items() if name != "stream"}
 
 
 class ChatResponseSerializer(serializers.Serializer[Any]):

@@ -8,13 +8,19 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Final
 
+from src.core.request_id import current_request_id
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """`token` is the first characters of the token that was sent, `request_id` the name of the request in logs."""
+    """`token` is the first characters of the token that was sent, `request_id` the name of the request in logs.
+
+    `shares_connections` says that no query goes on while a vendor is asked, so that others may use the connection.
+    """
 
     token: str = ""
     request_id: str = ""
+    shares_connections: bool = False
 
 
 NOBODY: Final = Caller()
@@ -23,17 +29,13 @@ _caller: ContextVar[Caller] = ContextVar("ai_caller", default=NOBODY)
 
 def current_caller() -> Caller:
     """Who calls now; without facts outside a request."""
-    return _caller.get()
+    caller = _caller.get()
+    return caller if caller.request_id else replace(caller, request_id=current_request_id())
 
 
-def serves_request() -> bool:
-    """Whether the running code answers an HTTP request to this app, and is not called by other code of the site."""
-    return _caller.get() is not NOBODY
-
-
-def identify(**facts: str) -> None:
+def identify(*, token: str) -> None:
     """Say more of the caller, once more is known."""
-    _caller.set(replace(_caller.get(), **facts))
+    _caller.set(replace(_caller.get(), token=token))
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
 from src.ai.services import execution
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
-from src.ai.services.caller import serves_request
+from src.ai.services.caller import current_caller
 from src.ai.services.catalogue import Catalogue
 from src.ai.services.ledger.entries import Settle, total_cost
 from src.ai.services.ledger.estimates import guessed_usage
@@ -453,11 +453,13 @@ class UnifiedAIService:
         meter.open()
         entries: Sequence[Settle] = ()
         asked = False
+        stream.info.standings = meter.standings
         try:
             yield ""
             asked = True
             while (delta := io_loop.run(anext(stream, None), errands)) is not None:
-                meter.first_chunk()
+                if delta:
+                    meter.first_chunk()
                 yield delta
             entries = meter.success(stream.info)
             stream.info.cost = total_cost(entries)
@@ -472,6 +474,7 @@ class UnifiedAIService:
                 io_loop.run(stream.aclose())
             finally:
                 cls._increment_usage(call.model, call.admin, call=call, entries=entries, reply=stream.text)
+                stream.info.standings = meter.standings
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
@@ -480,6 +483,7 @@ class UnifiedAIService:
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
         await meter.aopen()
+        info.standings = meter.standings
         entries: Sequence[Settle] = ()
         try:
             async for delta in stream:
@@ -502,6 +506,7 @@ class UnifiedAIService:
                 await stream.aclose()
             finally:
                 await cls._aincrement_usage(call, entries, stream.text)
+                info.standings = meter.standings
 
     @classmethod
     def _prepare_here(cls, request: Request) -> PreparedCall:
@@ -542,7 +547,7 @@ class UnifiedAIService:
             kwargs=request.kwargs,
         )
         provider.attempts = meter = Meter(facts, Desk(), str(model.provider))
-        if serves_request():
+        if current_caller().shares_connections:
             lend_connections()  # a process has fewer of them than it can have calls under way
         return PreparedCall(
             operation=operation,

@@ -9,11 +9,14 @@ from django.contrib.auth.models import AbstractUser
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django_filters import FilterSet
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
 from rest_framework.permissions import IsAdminUser
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet
 
 from src.ai.models import AIModel, AIProvider, APIToken, GeneratedMedia
@@ -36,11 +39,12 @@ from src.ai.views.filters import AvailableModelFilter
 from src.ai.views.idempotency import idempotent
 from src.ai.views.limits import limit_headers
 from src.ai.views.pagination import CataloguePagination
+from src.ai.views.streaming import EventStreamRenderer, StreamingMixin, or_stream
 
 R = TypeVar("R", Article, Media, Reply)
 
 
-class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
+class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     """Images, content, chat and speech from whichever model is active."""
 
     permission_classes = (IsAdminUser,)
@@ -70,11 +74,24 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         article = self._told(UnifiedAIService.generate_content(admin=self._admin, **self._validated(request)))
         return Response(ContentGenerationResponseSerializer({**article, "info": article.info}).data)
 
+    @or_stream
     @idempotent
-    @extend_schema(request=ChatSerializer, responses=ChatResponseSerializer)
-    @action(detail=False, methods=["post"], url_path="chat/send", serializer_class=ChatSerializer)
+    @extend_schema(
+        request=ChatSerializer,
+        responses={
+            (200, JSONRenderer.media_type): ChatResponseSerializer,
+            (200, EventStreamRenderer.media_type): OpenApiTypes.STR,
+        },
+    )
+    @action(
+        detail=False,
+        methods=["post"],
+        url_path="chat/send",
+        serializer_class=ChatSerializer,
+        renderer_classes=[*api_settings.DEFAULT_RENDERER_CLASSES, EventStreamRenderer],
+    )
     def send_chat(self, request: Request) -> Response:
-        """Reply to a message."""
+        """Reply to a message; with `stream`, as events: `delta` (`text`) …, then `done` (as `info`) or `error`."""
         reply = self._told(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
         return Response(ChatResponseSerializer({"reply": reply, "info": reply.info}).data)
 
@@ -135,9 +152,15 @@ class UnifiedAIGenerationViewSet(GenericViewSet[Any]):
         rows = describe_providers(page or (), self._admin, capability)
         return self.get_paginated_response(AvailableProviderSerializer(rows, many=True).data)
 
+    def stream(self, request: Request) -> HttpResponseBase:
+        """Reply to a message with events."""
+        response, info = self.stream_chat(request, admin=self._admin, **self._validated(request))
+        self._standings = info.standings
+        return response
+
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Answer on behalf of whoever sends the request."""
-        with calling(Caller()):
+        with calling(Caller(shares_connections=True)):
             return super().dispatch(request, *args, **kwargs)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:

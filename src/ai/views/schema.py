@@ -29,7 +29,7 @@ class AutoSchema(BaseAutoSchema):
 
     def _get_response_bodies(self, direction: Direction = "response") -> dict[str, Any]:
         responses: dict[str, Any] = super()._get_response_bodies(direction)
-        errors = self._get_response_for_code(ErrorResponseSerializer, "default")  # type: ignore[no-untyped-call]
+        errors = self._get_response_for_code(ErrorResponseSerializer, "default", ["application/json"])  # type: ignore[no-untyped-call]
         return {**responses, "default": errors}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from src.ai.results import ResultInfo, Usage
 from src.ai.services.ledger.entries import NO_USAGE, CallFacts, Outcome, Reserve, Settle, Standing
 from src.ai.services.ledger.estimates import FREE, cost_of
 from src.ai.services.ledger.writer import Desk
+from src.ai.services.telemetry import log_calls
 from src.core.ids import uuid7
 from src.core.months import month_of
 
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 CANCELLED: Final = "cancelled"
 CLIENT_LEFT: Final = "client_disconnected"
+INTERRUPTIONS: Final = (asyncio.CancelledError, concurrent.futures.CancelledError, KeyboardInterrupt)
 # What a vendor says before it does any work.
 REFUSALS: Final = (
     ProviderAuthFailed,
@@ -200,6 +203,8 @@ class Meter(Attempts):
         except Exception:
             logger.exception("A call is not on the books yet", extra=self._log_facts())
             outcomes = []
+        finally:
+            log_calls(self.facts, entries)
         return self._told(entries, outcomes)
 
     async def awrite(self, entries: Sequence[Settle]) -> list[Settled]:
@@ -209,6 +214,8 @@ class Meter(Attempts):
         except Exception:
             logger.exception("A call is not on the books yet", extra=self._log_facts())
             outcomes = []
+        finally:
+            log_calls(self.facts, entries)
         return self._told(entries, outcomes)
 
     def write_soon(self, entries: Sequence[Settle]) -> None:
@@ -217,6 +224,7 @@ class Meter(Attempts):
             self.desk.write_soon(entries)
         except Exception:
             logger.exception("A call is not on the books yet", extra=self._log_facts())
+        log_calls(self.facts, entries)
 
     # -- reservations ----------------------------------------------------------------------------------------------
 
@@ -236,6 +244,7 @@ class Meter(Attempts):
         return Reserve(id=attempt.id, facts=self.facts, created_at=attempt.reserved_at, requests=attempt.requests)
 
     async def _areserve(self, attempt: _Attempt, settlements: Sequence[Settle]) -> None:
+        log_calls(self.facts, settlements)
         try:
             outcomes = await self.desk.awrite([*settlements, self._reservation(attempt)])
         except BaseException as error:
@@ -331,7 +340,7 @@ def _code(error: BaseException) -> str:
         return error.code
     if isinstance(error, GeneratorExit):
         return CLIENT_LEFT
-    return CANCELLED if isinstance(error, asyncio.CancelledError | KeyboardInterrupt) else "internal_error"
+    return CANCELLED if isinstance(error, INTERRUPTIONS) else "internal_error"
 
 
 def _is_free(error: BaseException) -> bool:

@@ -34,7 +34,7 @@ from src.ai.models import UsageRecord
 from src.ai.models.config_stamp import freshness
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
-from src.core.loop import Errands, io_loop
+from src.core.loop import Errands, io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
 
@@ -316,9 +316,11 @@ class Desk:
 
     def write_soon(self, entries: Sequence[Entry]) -> None:
         """Have them written without waiting for it."""
+        # The caller's connection can be used in its own thread alone, and not on a loop there.
+        here = self.errands is not None and self._connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
         if self.errands is None or self._again:
             writer.submit(entries)
-        elif self._connection._thread_ident == threading.get_ident():  # type: ignore[attr-defined]
+        elif here and not loop_is_running_here():
             self._write_here(entries)
         else:
             self.errands.leave(lambda: self._write_here(entries))

@@ -215,7 +215,7 @@ def serve(listener: socket.socket, announce: Callable[[], None]) -> None:
     """Serve the site on this socket until a signal comes."""
     config = uvicorn.Config(
         "config.asgi:application",
-        lifespan="off",
+        lifespan="on",
         log_config=None,
         log_level="warning",
         access_log=False,

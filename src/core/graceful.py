@@ -1,0 +1,75 @@
+"""The end of a serving process: what it still answers is cut in order, and then what it has to finish is finished."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from src.core.loop import io_loop
+
+CUT_WAIT: Final = 5.0  # seconds that what is cut has to come to its end
+
+Scope = dict[str, Any]
+Message = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Graceful:
+    """An ASGI application around Django that speaks the lifespan protocol.
+
+    A server that stops lets requests go on for as long as its own limit says, cancels the rest and tells of the end.
+    Django would leave the views of cancelled requests running; here they are told that their client has left. Calls
+    that threads wait for are cancelled at the end. `at_end` is called, in a thread, when nothing runs any more.
+    """
+
+    def __init__(self, application: Application, at_end: Callable[[], object]) -> None:
+        self.application = application
+        self.at_end = at_end
+        self._running: dict[asyncio.Future[None], asyncio.Future[None]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or live."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cut: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def receive_until_cut() -> Message:
+            arriving = asyncio.ensure_future(receive())
+            try:
+                await asyncio.wait((arriving, cut), return_when=asyncio.FIRST_COMPLETED)
+                return arriving.result() if arriving.done() else {"type": "http.disconnect"}
+            finally:
+                arriving.cancel()
+
+        running = asyncio.ensure_future(self.application(scope, receive_until_cut, send))
+        self._running[running] = cut
+        running.add_done_callback(self._running.pop)
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            _set(cut)
+            raise
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for cut in self._running.values():
+            _set(cut)
+        io_loop.cancel_all()
+        if self._running:
+            await asyncio.wait(self._running, timeout=CUT_WAIT)
+        await asyncio.to_thread(self.at_end)
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
