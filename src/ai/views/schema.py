@@ -32,6 +32,11 @@ class AutoSchema(BaseAutoSchema):
         errors = self._get_response_for_code(ErrorResponseSerializer, "default", ["application/json"])  # type: ignore[no-untyped-call]
         return {**responses, "default": errors}
 
+    def map_renderers(self, attribute: str) -> list[Any]:
+        """Media types and formats, without a format that no `?format=` can name."""
+        found: list[Any] = super().map_renderers(attribute)  # type: ignore[no-untyped-call]
+        return [name for name in found if name]
+
 
 class BearerTokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """Tokens go into the Authorization header."""
