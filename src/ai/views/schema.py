@@ -34,7 +34,7 @@ class AutoSchema(BaseAutoSchema):
 
     def map_renderers(self, attribute: str) -> list[Any]:
         """Media types and formats, without a format that no `?format=` can name."""
-        found: list[Any] = super().map_renderers(attribute)  # type: ignore[no-untyped-call]
+        found: list[Any] = super().map_renderers(attribute)
         return [name for name in found if name]
 
 
