@@ -281,6 +281,8 @@ AI_CHARGE_UNKNOWN_CALLS = env.bool("AI_CHARGE_UNKNOWN_CALLS", default=True)
 AI_BUDGET_ALLOWS_UNKNOWN_PRICE = env.bool("AI_BUDGET_ALLOWS_UNKNOWN_PRICE", default=False)
 # What a reply is expected to be at most where neither the request nor the model says; tokens.
 AI_DEFAULT_MAX_TOKENS = env.int("AI_DEFAULT_MAX_TOKENS", default=4096)
+# Seconds between two sweeps of the books by a serving process; 0 leaves that to `manage.py ai_sweep`.
+AI_SWEEP_INTERVAL = env.float("AI_SWEEP_INTERVAL", default=60.0)
 # Whether prompts and replies are kept (encrypted) beside the usage records.
 AI_STORE_TEXTS = env.bool("AI_STORE_TEXTS", default=False)
 # A GGUF file for the local provider, instead of the small one it ships with.

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from config.settings import *
-from config.settings import CACHES, DATABASE_URL, INSTALLED_APPS, LOGGING, REDIS_URL, STORAGES, sqlite
+from config.settings import CACHES, DATABASE_URL, INSTALLED_APPS, LOGGING, REDIS_URL, STORAGES, env, sqlite
 
 # Removed when the process ends; one per process, so that parallel runs do not meet.
 scratch = TemporaryDirectory(prefix="dynamic-ai-test-", ignore_cleanup_errors=True)
@@ -42,5 +42,7 @@ AI_LOCAL = True
 if "src.ai_local" not in INSTALLED_APPS:
     INSTALLED_APPS = [*INSTALLED_APPS, "src.ai_local"]
 AI_HTTP_HOSTS = ["127.0.0.1", "localhost"]
+# A process that serves a test sweeps only where the test says so.
+AI_SWEEP_INTERVAL = env.float("AI_SWEEP_INTERVAL", default=0)
 
 LOGGING = {**LOGGING, "root": {"handlers": ["console"], "level": "WARNING"}}

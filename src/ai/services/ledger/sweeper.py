@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+from django.conf import settings
 from django.db import Error, connections
 
 from src.ai.services.idempotency import prune_idempotency_keys
 from src.ai.services.ledger.upkeep import sweep
 
 logger = logging.getLogger(__name__)
-
-INTERVAL: Final = 60.0  # seconds
 
 CHORES: Final[tuple[Callable[[], int], ...]] = (sweep, prune_idempotency_keys)
 
@@ -28,8 +27,8 @@ class Sweeper:
         os.register_at_fork(after_in_child=self._restart)
 
     def start(self) -> None:
-        """Begin, unless that has been done."""
-        if not self._started:
+        """Begin, unless that has been done, or `AI_SWEEP_INTERVAL` leaves it to somebody else."""
+        if settings.AI_SWEEP_INTERVAL and not self._started:
             self._started = True
             threading.Thread(target=self._run, name="ai-sweeper", daemon=True).start()
 
@@ -49,7 +48,7 @@ class Sweeper:
                 except Exception:
                     logger.exception("A chore of the books failed", extra={"chore": chore.__name__})
             connections.close_all()
-            wait.wait(INTERVAL)
+            wait.wait(settings.AI_SWEEP_INTERVAL)
 
 
 sweeper = Sweeper()
