@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
+from asgiref.sync import SyncToAsync
 from django.conf import settings as site
 from django.contrib.auth.models import User
 from django.db import connection, connections, transaction
@@ -183,6 +184,8 @@ def end_other_sessions() -> None:
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
+    # Asynchronous tests before this one have left a connection there, which tests after it would find dead.
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 
 
 # -- services of our own, that are stopped under load ------------------------------------------------------------------
