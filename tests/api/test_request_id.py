@@ -17,6 +17,7 @@ from rest_framework.test import APIClient
 from config.logs import FactsFormatter, JSONFormatter
 from src.ai.models import AIModel, AIProvider, UsageRecord
 from src.ai.services.unified_service import UnifiedAIService
+from src.ai.signals import ai_call_settled
 from src.core.request_id import RequestIdFilter, current_request_id
 from tests import vendor_answers as answers
 from tests.upstream.server import Upstream, events, whole
@@ -138,6 +139,33 @@ async def test_under_asgi_it_is_found_again_too(
 def test_what_django_logs_of_a_request_names_it(client: Client, db: None, log: StringIO) -> None:
     client.get("/nowhere", headers={"X-Request-Id": NAME})
     assert [line["request_id"] for line in lines(log, "django.request")] == [NAME]
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_logged_while_a_stream_is_sent_names_its_request(
+    is_async: bool, editor_api: APIClient, writer: AIModel, upstream: Upstream, log: StringIO
+) -> None:
+    def note(**_: Any) -> None:
+        logging.getLogger("src.elsewhere").error("settled")
+
+    def read() -> Any:
+        return editor_api.post(CHAT, body, headers=headers).getvalue()
+
+    upstream.send(events(answers.chunk("Hello!"), answers.chunk(None, "stop")))
+    body = {"message": "Hi", "stream": True}
+    headers = {"X-Request-Id": NAME, "authorization": editor_api._credentials["HTTP_AUTHORIZATION"]}
+    ai_call_settled.connect(note)
+    try:
+        if is_async:
+            async for _part in await AsyncClient().post(CHAT, body, "application/json", headers=headers):
+                pass
+        else:
+            await sync_to_async(read)()
+    finally:
+        ai_call_settled.disconnect(note)
+    assert [line["request_id"] for line in lines(log, "src.elsewhere")] == [NAME]
+    await sync_to_async(connections.close_all)()
 
 
 def test_outside_of_a_request_the_books_make_a_name_and_log_lines_have_none(

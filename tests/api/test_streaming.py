@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
+from django.core.asgi import get_asgi_application
 from django.db import connections
 from django.test import AsyncClient
 from django.utils.translation import gettext_lazy
@@ -382,6 +384,40 @@ async def test_an_asynchronous_reader_gets_the_same(editor_api: APIClient, upstr
         assert b"Hel" in await anext(parts)
         gate.open()
         assert [part.partition(b"\n")[0] async for part in parts] == [b"event: delta", b"event: done"]
+    await sync_to_async(connections.close_all)()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_reader_who_takes_nothing_and_leaves_is_let_go_at_once(
+    editor_api: APIClient, upstream: Upstream, ended: Ended
+) -> None:
+    upstream.send(events(HEL, HANG))
+    body = json.dumps(HELLO).encode()
+    messages = iter([{"type": "http.request", "body": body}])
+    is_stuck = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if message := next(messages, None):
+            return message
+        await is_stuck.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.body":
+            is_stuck.set()
+            await asyncio.Event().wait()
+
+    headers = {"host": "testserver", "content-type": "application/json", "content-length": str(len(body))}
+    headers |= bearer(editor_api)
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    gc.disable()
+    try:
+        await get_asgi_application()({"type": "http", "method": "POST", "path": CHAT, "headers": raw}, receive, send)
+        record = await asyncio.to_thread(ended)
+    finally:
+        gc.enable()
+    assert (record.state, record.error_code) == ("settled", "client_disconnected")
+    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)
     await sync_to_async(connections.close_all)()
 
 

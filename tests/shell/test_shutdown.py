@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from django.db import connections
+from django.db import connection, connections, transaction
 from rest_framework.test import APIClient
 
 from src.ai.models import AIModel, AIProvider, UsageRecord
@@ -97,6 +98,23 @@ def test_what_goes_on_beyond_the_limit_is_cut_and_settled(
     cut, *others = UsageRecord.objects.order_by("created_at")
     assert (cut.state, cut.error_code, cut.cost_state) == ("settled", "client_disconnected", "estimated")
     assert [(record.state, record.cost_state) for record in others] == [("failed", "unknown")] * 2
+
+
+def test_the_process_waits_until_what_was_cut_is_on_the_books(client: httpx.Client, upstream: Upstream) -> None:
+    upstream.send(events(HEL, HANG))
+    with (
+        server_process("--timeout-graceful-shutdown", "0") as server,
+        client.stream("POST", f"{server.url}{CHAT}", json=STREAM) as response,
+    ):
+        assert next(response.iter_lines()) == "event: delta"
+        with transaction.atomic():  # SQLite has one writer
+            if connection.vendor == "postgresql":
+                connection.cursor().execute("LOCK TABLE ai_usagerecord IN EXCLUSIVE MODE")
+            server.stop()
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(2)
+        server.wait()
+    assert UsageRecord.objects.get().state == "settled"
 
 
 @pytest.mark.postgres

@@ -45,7 +45,6 @@ class EventStreamRenderer(JSONRenderer):
     """Makes `Accept: text/event-stream` acceptable. Renders nothing: whatever is no stream is JSON."""
 
     media_type = "text/event-stream"
-    format = ""  # none that `?format=` could name
     charset = None
 
 
