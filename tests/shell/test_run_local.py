@@ -169,7 +169,8 @@ def test_ctrl_c_cuts_a_stream_that_does_not_end_and_settles_it(tmp_path: Path, u
             assert api.post("ai-models", json=model).status_code == 201
             asked = {"message": "Hi", "provider_slug": "openai", "stream": True}
             with api.stream("POST", "ai/chat/send", json=asked) as response:
-                assert next(response.iter_lines()) == "event: delta"
+                lines = response.iter_lines()
+                assert next(lines) == "event: delta"
                 process.send_signal(signal.SIGINT)
                 rest = process.stdout.read()
                 assert process.wait(timeout=30) == 0

@@ -106,7 +106,8 @@ def test_the_process_waits_until_what_was_cut_is_on_the_books(client: httpx.Clie
         server_process("--timeout-graceful-shutdown", "0") as server,
         client.stream("POST", f"{server.url}{CHAT}", json=STREAM) as response,
     ):
-        assert next(response.iter_lines()) == "event: delta"
+        lines = response.iter_lines()
+        assert next(lines) == "event: delta"
         with transaction.atomic():  # SQLite has one writer
             if connection.vendor == "postgresql":
                 connection.cursor().execute("LOCK TABLE ai_usagerecord IN EXCLUSIVE MODE")
