@@ -50,7 +50,7 @@ def call(
 
 
 @pytest.fixture
-def lost(call: Callable[[], Any], superuser: User) -> Callable[..., UsageRecord]:
+def lost(call: Callable[[], Any], superuser: User) -> Iterator[Callable[..., UsageRecord]]:
     """A call that is reserved and of which nobody tells more; with its lease at an end, or not yet."""
 
     def lose(*, expired: bool = True) -> UsageRecord:
@@ -63,7 +63,9 @@ def lost(call: Callable[[], Any], superuser: User) -> Callable[..., UsageRecord]
         return record
 
     kept: list[Any] = []
-    return lose
+    yield lose
+    for stream in kept:
+        stream.close()
 
 
 def admin_period() -> UsagePeriod:
