@@ -21,7 +21,7 @@ from tests.upstream.server import Gate, Upstream, whole
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 
-ROUNDS: Final = 100 if PROVE else 8
+ROUNDS: Final = 1000 if PROVE else 100
 IN_THREADS, ASYNCHRONOUS, OVER_HTTP = 24, 24, 16  # each in a process of their own
 CALLERS, ROOM = IN_THREADS + ASYNCHRONOUS + OVER_HTTP, 20
 TOKENS: Final = 4  # that the vendor counts for each reply: with this maximum a call costs just what was held for it
