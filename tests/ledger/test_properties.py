@@ -355,7 +355,7 @@ def test_the_books_agree_with_the_model() -> None:
     run_state_machine_as_test(
         Ledger,
         settings=settings(
-            max_examples=500 if PROVE else 20,
+            max_examples=100 if PROVE else 20,
             stateful_step_count=50 if PROVE else 25,
             deadline=None,
             database=None,
