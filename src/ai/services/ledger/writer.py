@@ -44,6 +44,7 @@ LONGEST_DELAY: Final = 1.0
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
 GONE_TIMEOUT: Final = 5.0  # seconds without a sign of the database's host
 READ_ONLY: Final = "25006"  # PostgreSQL's code: a standby that is about to take over, or maintenance
+_PLANS_WITHOUT_KEYS: Final = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 EXIT_WAIT: Final = 5.0  # seconds that a process which ends waits for what is not written yet
 
 
@@ -265,7 +266,10 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
         # A server that has vanished is noticed: nothing else would end the wait for it.
         options.setdefault("connect_timeout", int(LOCK_TIMEOUT))
         options.setdefault("tcp_user_timeout", int(GONE_TIMEOUT * 1000))
-        options["options"] = f"{options.get('options', '')} -c lock_timeout={int(LOCK_TIMEOUT * 1000)}".strip()
+        # The books' statements find every row by its key. Until a table that grows fast is analysed, the planner would
+        # rather read all of it.
+        own = {"lock_timeout": str(int(LOCK_TIMEOUT * 1000)), **dict.fromkeys(_PLANS_WITHOUT_KEYS, "off")}
+        options["options"] = " ".join([options.get("options", ""), *(f"-c {name}={own[name]}" for name in own)]).strip()
     else:
         options["timeout"] = LOCK_TIMEOUT
     config["CONN_MAX_AGE"] = None
