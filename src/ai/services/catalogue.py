@@ -26,12 +26,24 @@ _rows: Memory[Any] = freshness.memory(size=CacheSize.ROWS, lifetime=CacheTTL.AI)
 _counts: Memory[int] = freshness.memory(size=CacheSize.COUNTS, lifetime=CacheTTL.AI)
 
 
+class NotInMemory(Exception):
+    """What was asked for has to be read first."""
+
+
 class Catalogue:
     """Providers, models and settings as they were less than a second ago. Make one per call: it asks the stamp once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, memory_only: bool = False) -> None:
+        """With `memory_only` it never waits for anything, for use on an event loop.
+
+        Raises:
+            NotInMemory: then, here and from any method: the same has to be asked again without it, in a thread.
+        """
+        self._memory_only = memory_only
         # Before the rows: a change in between leaves a value under an old stamp, never old rows under the new.
-        self._stamp = freshness.current()
+        self._stamp = freshness.believed() if memory_only else freshness.current()
+        if memory_only and self._stamp is None:
+            raise NotInMemory
 
     def provider(self, slug: str) -> AIProvider | None:
         """The provider of this slug."""
@@ -58,13 +70,20 @@ class Catalogue:
 
     def admin_settings(self, admin: AbstractUser, provider: AIProvider) -> AdminProviderSettings | None:
         """The admin's own settings at the provider. Its counters may be old: they do not change the stamp."""
-        rows = AdminProviderSettings.objects.filter(admin_id=admin.pk, provider_id=provider.pk)
-        return self._cached(AICacheKeys.admin_settings(admin.pk, provider.pk), rows.select_related("provider").first)
+
+        def load() -> AdminProviderSettings | None:
+            rows = AdminProviderSettings.objects.filter(admin_id=admin.pk, provider_id=provider.pk)
+            return rows.select_related("provider").first()
+
+        return self._cached(AICacheKeys.admin_settings(admin.pk, provider.pk), load)
 
     def all_admin_settings(self, admin: AbstractUser) -> dict[int, AdminProviderSettings]:
         """The admin's own settings by the id of their provider."""
-        rows = AdminProviderSettings.objects.filter(admin_id=admin.pk)
-        return self._cached(AICacheKeys.all_admin_settings(admin.pk), lambda: {row.provider_id: row for row in rows})
+
+        def load() -> dict[int, AdminProviderSettings]:
+            return {row.provider_id: row for row in AdminProviderSettings.objects.filter(admin_id=admin.pk)}
+
+        return self._cached(AICacheKeys.all_admin_settings(admin.pk), load)
 
     def count(self, rows: QuerySet[Any]) -> int:
         """How many rows of providers and models, however filtered, there are."""
@@ -74,6 +93,8 @@ class Catalogue:
             return 0
         counted = _counts.get(key, self._stamp, None) if self._stamp else None
         if counted is None:
+            if self._memory_only:
+                raise NotInMemory
             counted = rows.count()
             if self._stamp:
                 _counts.put(key, self._stamp, counted)
@@ -84,6 +105,8 @@ class Catalogue:
             return load()
         value: T | Any = _rows.get(key, self._stamp, _MISSING)
         if value is _MISSING:
+            if self._memory_only:
+                raise NotInMemory
             value = self._shared(key, self._stamp, load)
             _rows.put(key, self._stamp, value)
         return value

@@ -36,6 +36,12 @@ def find_token(secret: str) -> APIToken | None:
     return token
 
 
+def token_in_memory(secret: str) -> APIToken | None:
+    """The token, expired or not, if it is kept; None says nothing. It is shared: never change it."""
+    stamp = freshness.believed()
+    return _tokens.get(hash_token(secret), stamp, None) if stamp else None
+
+
 def note_use(token: APIToken) -> None:
     """Note on the row, and on what is kept of it, that the token was used now, to the minute."""
     if not token.record_use():

@@ -113,6 +113,15 @@ class Freshness:
         self._believe(_Known(stamp, read_at, test))
         return stamp
 
+    def believed(self) -> str | None:
+        """The stamp, where it is known without a query: for a loop, which waits for no database. None says nothing."""
+        known = self._known
+        if known is None or known.test is not None or self._written or monotonic() - known.read_at >= BELIEVED_FOR:
+            return None
+        if any(map(_in_transaction_of_its_own, connections.all(initialized_only=True))):
+            return None
+        return known.stamp
+
     def observe(self, stamp: str | None, read_at: float) -> None:
         """Take over a committed stamp that was read in passing.
 
