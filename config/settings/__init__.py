@@ -95,7 +95,8 @@ TEMPLATES = [
 # --- HTTPS: on unless switched off ------------------------------------------------------------------------------------
 
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
-SECURE_REDIRECT_EXEMPT = [r"^healthz/?$", r"^readyz/?$"]  # who checks a process speaks to it directly, by plain HTTP
+# Who checks a process speaks to it directly, by plain HTTP; /v1 refuses plain HTTP itself, as a redirect loses a body.
+SECURE_REDIRECT_EXEMPT = [r"^healthz/?$", r"^readyz/?$", r"^v1(?:/|$)"]
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)
 SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=True)
@@ -285,6 +286,9 @@ AI_DEFAULT_MAX_TOKENS = env.int("AI_DEFAULT_MAX_TOKENS", default=4096)
 AI_SWEEP_INTERVAL = env.float("AI_SWEEP_INTERVAL", default=60.0)
 # Whether prompts and replies are kept (encrypted) beside the usage records.
 AI_STORE_TEXTS = env.bool("AI_STORE_TEXTS", default=False)
+# The gateway at /v1: bytes that a body may have, and seconds that it may take to arrive.
+AI_GATEWAY_BODY_LIMIT = env.int("AI_GATEWAY_BODY_LIMIT", default=32 * 1024 * 1024)
+AI_GATEWAY_BODY_TIMEOUT = env.float("AI_GATEWAY_BODY_TIMEOUT", default=30.0)
 # A GGUF file for the local provider, instead of the small one it ships with.
 LOCAL_GGUF = env.str("LOCAL_GGUF", default="")
 

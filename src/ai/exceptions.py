@@ -9,6 +9,8 @@
     ├── UsageLimited: MonthlyLimitReached, BudgetExhausted; PriceUnknown
     ├── LedgerUnavailable
     ├── SettingsProtected, MediaNotSaved
+    ├── GatewayError: InvalidAPIKey, TokenExpired, NotStaff, HTTPSRequired, UnknownURL, MethodNotAllowed, InvalidBody,
+    │   BodyTooLarge, BodyTimeout, NoSuchModel, ModelAmbiguous, UnsupportedParameter
     ├── InvalidIdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, IdempotencyAnswerUnreadable
     ├── IdempotencyKeyWithStream
     └── ProviderError
@@ -207,6 +209,64 @@ class LedgerUnavailable(AIError):
     code = "ledger_unavailable"
 
 
+class GatewayError(AIError):
+    """A request in OpenAI's form can't be answered as it is."""
+
+
+class InvalidAPIKey(GatewayError):
+    code = "invalid_api_key"
+
+
+class TokenExpired(InvalidAPIKey):
+    code = "token_expired"
+
+
+class NotStaff(GatewayError):
+    code = "not_staff"
+
+
+class HTTPSRequired(GatewayError):
+    code = "https_required"
+
+
+class UnknownURL(GatewayError):
+    """Facts: method, path."""
+
+    code = "unknown_url"
+
+
+class MethodNotAllowed(GatewayError):
+    """Facts: method, path, allowed."""
+
+    code = "method_not_allowed"
+
+
+class InvalidBody(GatewayError, ValueError):
+    code = "invalid_body"
+
+
+class BodyTooLarge(GatewayError, ValueError):
+    code = "body_too_large"
+
+
+class BodyTimeout(GatewayError, TimeoutError):
+    code = "body_timeout"
+
+
+class NoSuchModel(GatewayError):
+    code = "no_such_model"
+
+
+class ModelAmbiguous(GatewayError, ValueError):
+    code = "model_ambiguous"
+
+
+class UnsupportedParameter(GatewayError, ValueError):
+    """Facts: model, param, hint."""
+
+    code = "unsupported_parameter"
+
+
 class ProviderError(AIError):
     """The vendor refused or broke. Facts: provider, operation, status_code, request_id, reason."""
 
@@ -288,6 +348,15 @@ HTTP_STATUS: dict[type[AIError], int] = {
     IdempotencyAnswerUnreadable: 409,
     IdempotencyKeyWithStream: 400,
     MediaNotSaved: 503,
+    GatewayError: 400,
+    InvalidAPIKey: 401,
+    NotStaff: 403,
+    HTTPSRequired: 403,
+    UnknownURL: 404,
+    MethodNotAllowed: 405,
+    BodyTimeout: 408,
+    BodyTooLarge: 413,
+    NoSuchModel: 404,
     ProviderError: 502,
     ProviderRateLimited: 429,
     ProviderModelNotFound: 404,

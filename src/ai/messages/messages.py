@@ -73,6 +73,24 @@ AI_ERRORS: Messages = {
     "stream_interrupted": _("The stream of provider '{provider}' ended before its end: {reason}"),
 }
 
+GATEWAY_ERRORS: Messages = {
+    "invalid_api_key": _("Send a valid API token: 'Authorization: Bearer <token>'. Tokens are made in Django admin."),
+    "token_expired": _("This API token has expired. Make a new one in Django admin."),
+    "not_staff": _("The user of this API token may not use AI: only active staff may."),
+    "https_required": _("Ask over https: a token must not travel in plain text."),
+    "unknown_url": _("There is nothing at {method} {path}."),
+    "method_not_allowed": _("{path} takes {allowed}, not {method}."),
+    "invalid_body": _("The body can't be read: {reason}"),
+    "body_too_large": _("The body is larger than {limit} bytes. Send a smaller one, such as smaller images."),
+    "body_timeout": _("The body did not arrive within {seconds} seconds. Send the request again."),
+    "no_such_model": _(
+        "There is no active model '{model}'. GET /v1/models lists those that you may use; 'chat', 'content', 'image', "
+        "'audio' and 'embedding' stand for whichever is active."
+    ),
+    "model_ambiguous": _("Several providers have the model '{model}'. Name one of: {names}."),
+    "unsupported_parameter": _("The model '{model}' can't take '{param}' here. {hint}"),
+}
+
 SETTINGS_ERRORS: Messages = {
     "shared_api_not_allowed": _("Shared API key is not allowed for normal admins for provider '{provider_name}'"),
     "no_api_key_available": _(
@@ -104,4 +122,4 @@ AI_SUCCESS: Messages = {
     "key_unknown": _("The provider could not be asked, so nothing is known about the key: {reason}"),
 }
 
-MESSAGES: Messages = {**AI_ERRORS, **SETTINGS_ERRORS, **AI_SUCCESS}
+MESSAGES: Messages = {**AI_ERRORS, **GATEWAY_ERRORS, **SETTINGS_ERRORS, **AI_SUCCESS}

@@ -32,12 +32,12 @@ from src.ai.serializers.content_generation_serializer import (
 from src.ai.serializers.image_generation_serializer import ImageGenerationResponseSerializer, ImageGenerationSerializer
 from src.ai.services.caller import Caller, calling, identify
 from src.ai.services.ledger.entries import Standing
+from src.ai.services.limit_headers import limit_headers
 from src.ai.services.listing import describe_models, describe_providers, models_with, providers_with
 from src.ai.services.media import save_all
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
 from src.ai.views.idempotency import idempotent
-from src.ai.views.limits import limit_headers
 from src.ai.views.pagination import CataloguePagination
 from src.ai.views.streaming import EventStreamRenderer, StreamingMixin, or_stream
 
