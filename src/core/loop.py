@@ -84,6 +84,10 @@ class LoopThread:
             future.cancel()
             raise
 
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run `coroutine` on the loop thread without waiting for its end."""
+        asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+
     def runs_here(self) -> bool:
         """Whether the running code is a coroutine on this loop."""
         return self._loop is not None and asyncio._get_running_loop() is self._loop
