@@ -144,18 +144,18 @@ DATABASE_URL = env.str("DATABASE_URL", default="")
 DATABASES = {"default": database() if DATABASE_URL else sqlite(SQLITE_PATH)}
 
 REDIS_URL = env.str("REDIS_URL", default="")
+# Seconds: what the request that finds Redis away waits for it. The ones after it do not wait.
+REDIS_CONNECT_TIMEOUT = env.float("REDIS_CONNECT_TIMEOUT", default=0.25)
+REDIS_TIMEOUT = env.float("REDIS_TIMEOUT", default=0.5)
+CACHE_KEY_PREFIX = env.str("CACHE_KEY_PREFIX", default="")
 CACHES: dict[str, dict[str, Any]]
 if REDIS_URL:
     CACHES = {
         "default": {
             "BACKEND": "src.core.cache.backend.RedisCache",
             "LOCATION": REDIS_URL,
-            "KEY_PREFIX": env.str("CACHE_KEY_PREFIX", default=""),
-            # Seconds: what the request that finds Redis away waits for it. The ones after it do not wait.
-            "OPTIONS": {
-                "SOCKET_CONNECT_TIMEOUT": env.float("REDIS_CONNECT_TIMEOUT", default=0.25),
-                "SOCKET_TIMEOUT": env.float("REDIS_TIMEOUT", default=0.5),
-            },
+            "KEY_PREFIX": CACHE_KEY_PREFIX,
+            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": REDIS_CONNECT_TIMEOUT, "SOCKET_TIMEOUT": REDIS_TIMEOUT},
         }
     }
 else:
@@ -280,6 +280,8 @@ AI_LEDGER_TIMEOUT = env.float("AI_LEDGER_TIMEOUT", default=10.0)
 AI_CHARGE_UNKNOWN_CALLS = env.bool("AI_CHARGE_UNKNOWN_CALLS", default=True)
 # Whether an admin with a budget may use a model whose price is not known.
 AI_BUDGET_ALLOWS_UNKNOWN_PRICE = env.bool("AI_BUDGET_ALLOWS_UNKNOWN_PRICE", default=False)
+# Whether calls by a token with rates go on, uncounted, while Redis, which counts them, is away. Else they are refused.
+AI_RATES_FAIL_OPEN = env.bool("AI_RATES_FAIL_OPEN", default=False)
 # What a reply is expected to be at most where neither the request nor the model says; tokens.
 AI_DEFAULT_MAX_TOKENS = env.int("AI_DEFAULT_MAX_TOKENS", default=4096)
 # Seconds between two sweeps of the books by a serving process; 0 leaves that to `manage.py ai_sweep`.

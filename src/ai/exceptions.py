@@ -5,6 +5,7 @@
     ├── AdminRequired, SyncCallInAsyncCode
     ├── ProviderNotRegistered, ProviderNotFound, ModelNotFound, NoActiveModel, NoActiveModelAnyProvider
     ├── ModelAccessDenied
+    ├── TokenNotAllowed, TokenRateLimited, RatesUnavailable
     ├── NoUsableKey: SharedKeyNotAllowed, NoAPIKeyAvailable, KeyUnreadable, PersonalKeysNotAllowed
     ├── UsageLimited: MonthlyLimitReached, BudgetExhausted; PriceUnknown
     ├── LedgerUnavailable
@@ -130,6 +131,24 @@ class NoActiveModelAnyProvider(NoActiveModel):
 
 class ModelAccessDenied(AIError, PermissionError):
     code = "model_access_denied"
+
+
+class TokenNotAllowed(AIError, PermissionError):
+    """The token may not be used for this. Facts: token, model, capability."""
+
+    code = "token_not_allowed"
+
+
+class TokenRateLimited(AIError):
+    """One of the token's rates has no room for the call; `retry_after` says when it may. Facts: token, limit."""
+
+    code = "token_rate_limited"
+
+
+class RatesUnavailable(AIError):
+    """The token's rates are counted in Redis, which is away."""
+
+    code = "rates_unavailable"
 
 
 class NoUsableKey(AIError, ValueError):
@@ -337,6 +356,9 @@ HTTP_STATUS: dict[type[AIError], int] = {
     ModelNotFound: 404,
     NoActiveModel: 404,
     ModelAccessDenied: 403,
+    TokenNotAllowed: 403,
+    TokenRateLimited: 429,
+    RatesUnavailable: 503,
     NoUsableKey: 403,
     SettingsProtected: 409,
     UsageLimited: 429,

@@ -28,13 +28,21 @@ AI_ERRORS: Messages = {
     "monthly_limit_reached": _(
         "Your monthly limit of {limit} requests for provider '{provider_name}' is used up until {resets_at}."
     ),
+    "token_not_allowed": _(
+        "The token '{token}' may not be used for '{capability}' with the model '{model}'. "
+        "Choose a model that it allows, or use another token."
+    ),
+    "token_rate_limited": _("The token '{token}' is at its limit ({limit}). Try again in {seconds} s."),
+    "rates_unavailable": _(
+        "The rates of the token '{token}' can't be checked now, so the call was not made. Try again in a moment."
+    ),
     "budget_exhausted": _(
-        "The monthly budget of ${budget} {whose} at provider '{provider_name}' has no room for this call until "
+        "The monthly budget of ${budget} {whose} has no room for this call until "
         "{resets_at}. A shorter message, a smaller max_tokens or another provider may fit."
     ),
     "price_unknown": _(
-        "You have a budget for provider '{provider_name}', and the price of the model '{model}' is not known. "
-        "Choose another model, or ask a superuser to enter its price."
+        "A budget holds for this call, and the price of the model '{model}' of provider '{provider_name}' is not "
+        "known. Choose another model, or ask a superuser to enter its price."
     ),
     "ledger_unavailable": _("The call could not be put on the books, so it was not made. Try again in a moment."),
     "provider_error": _("The provider '{provider}' failed: {reason}"),
@@ -108,8 +116,14 @@ SETTINGS_ERRORS: Messages = {
 }
 
 BUDGET_OF: Messages = {
-    "admin": _("for your calls"),
-    "shared_key": _("for the shared key"),
+    "admin": _("for your calls at provider '{provider_name}'"),
+    "shared_key": _("for the shared key at provider '{provider_name}'"),
+    "token": _("for the token '{token}…'"),
+}
+
+RATE_OF: Messages = {
+    "requests_per_minute": _("requests per minute: {count}"),
+    "concurrent_requests": _("requests at once: {count}"),
 }
 
 AI_SUCCESS: Messages = {

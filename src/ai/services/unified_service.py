@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
 
@@ -36,7 +37,7 @@ from src.ai.providers.base import OPERATIONS, BaseProvider
 from src.ai.providers.content import check_article, parse_keywords
 from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
-from src.ai.services import execution
+from src.ai.services import execution, rates
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
 from src.ai.services.caller import current_caller
 from src.ai.services.catalogue import Catalogue
@@ -46,6 +47,7 @@ from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
+from src.ai.services.token_rules import TokenRules, allows, check
 from src.ai.services.usage import aannounce, announce, call_facts, keep_texts
 from src.core.database import lend_connections
 from src.core.loop import io_loop, loop_is_running_here
@@ -111,6 +113,12 @@ class PreparedCall:
     meter: Meter
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    rules: TokenRules | None = None
+
+    @property
+    def rates(self) -> rates.holding:
+        """What holds the call's place among those of its token."""
+        return rates.holding(self.rules, self.meter.facts.lease_seconds)
 
     @property
     def facts(self) -> ResultInfo:
@@ -296,7 +304,7 @@ class UnifiedAIService:
         Each is a dict with id, name, model_id, provider{slug,name}, capabilities, is_active, is_free, access_state,
         pricing{input,output} (US$ per 1M tokens, `Decimal` or None) and limits{max_tokens,context_window} (tokens).
         """
-        return describe_models(models_with(capability), check_admin(admin))
+        return describe_models(models_with(capability), check_admin(admin), capability)
 
     @classmethod
     async def aget_available_models(cls, capability: str, admin: AbstractUser | None) -> list[dict[str, Any]]:
@@ -322,10 +330,11 @@ class UnifiedAIService:
         *,
         admin: AbstractUser | None = None,
         catalogue: Catalogue | None = None,
+        rules: TokenRules | None = None,
     ) -> AIModel:
-        """The provider's active model or, over all providers, the first that `admin` may use.
+        """The provider's active model or, over all providers, the first that `admin` and the token may use.
 
-        Where the admin may use none of them it is the first: the steps after this one say why not.
+        Where they may use none of them it is the first: the steps after this one say why not.
         """
         catalogue = catalogue or Catalogue()
         if provider_slug:
@@ -338,6 +347,7 @@ class UnifiedAIService:
         models = catalogue.active_models(capability)
         if not models:
             raise NoActiveModelAnyProvider(capability=capability)
+        models = [model for model in models if allows(rules, model, capability)] or models
         usable = (model for model in models if admin and cls._access_state(model, admin, catalogue).is_available)
         return next(usable, models[0])
 
@@ -409,6 +419,11 @@ class UnifiedAIService:
     @classmethod
     def _call(cls, request: Request) -> Any:
         call = cls._prepare_here(request)
+        with call.rates:
+            return cls._result(call)
+
+    @classmethod
+    def _result(cls, call: PreparedCall) -> Any:
         meter = call.meter
         meter.open()
         try:
@@ -428,6 +443,11 @@ class UnifiedAIService:
     @classmethod
     async def _acall(cls, request: Request) -> Any:
         call = await sync_to_async(cls._prepare)(request)
+        async with call.rates:
+            return await cls._aresult(call)
+
+    @classmethod
+    async def _aresult(cls, call: PreparedCall) -> Any:
         meter = call.meter
         await meter.aopen()
         try:
@@ -447,6 +467,11 @@ class UnifiedAIService:
     @classmethod
     def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
         """Nothing, once the call is reserved; then the deltas."""
+        with call.rates:
+            yield from cls._deltas(call, stream)
+
+    @classmethod
+    def _deltas(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
         stream.info.update(call.facts)
         meter = call.meter
         errands = meter.desk.errands
@@ -479,6 +504,12 @@ class UnifiedAIService:
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
         call = await sync_to_async(cls._prepare)(request)
+        async with call.rates, aclosing(cls._adeltas(call, info)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    @classmethod
+    async def _adeltas(cls, call: PreparedCall, info: ResultInfo) -> AsyncGenerator[str]:
         meter = call.meter
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
@@ -524,12 +555,15 @@ class UnifiedAIService:
 
     @classmethod
     def _prepared(cls, request: Request) -> PreparedCall:
-        admin = check_admin(request.admin)
+        admin, rules = check_admin(request.admin), current_caller().rules
         catalogue = Catalogue()
         if request.pk is not None:
             model = cls._get_model(request.pk, request.capability, catalogue=catalogue)
         else:
-            model = cls._get_active_model(request.capability, request.provider_slug, admin=admin, catalogue=catalogue)
+            model = cls._get_active_model(
+                request.capability, request.provider_slug, admin=admin, catalogue=catalogue, rules=rules
+            )
+        check(rules, model, request.capability)
         cls._check_access(model, admin, catalogue=catalogue)
         provider = cls._get_provider_instance(model, admin, catalogue=catalogue)
         own = catalogue.admin_settings(admin, model.provider)
@@ -557,6 +591,7 @@ class UnifiedAIService:
             meter=meter,
             args=request.args,
             kwargs={**request.kwargs, "model": model.model_id},
+            rules=rules,
         )
 
     @classmethod

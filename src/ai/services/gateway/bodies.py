@@ -58,7 +58,7 @@ def read_field(fields: Fields, name: str, kind: type, *, required: bool = False)
 
 def is_list(raw: msgspec.Raw) -> bool:
     """Whether a field is a list. It is not read: it may hold megabytes of images."""
-    return memoryview(raw)[:1] == b"["
+    return bytes(memoryview(raw)[:1]) == b"["
 
 
 def _value(raw: msgspec.Raw, name: str) -> Any:
