@@ -7,15 +7,15 @@ order, no two can wait for each other, and at every commit a period equals its r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from operator import add, sub
 from typing import Any, Final
 from uuid import UUID
 
+import msgspec
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
@@ -111,9 +111,9 @@ _PLACES: Final = {"cost": MONEY_PLACES, "held_cost": MONEY_PLACES, "audio_second
 _SCALE: Final = Decimal(10) ** MONEY_PLACES
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Balance:
-    """A locked period, and what this batch adds to it."""
+    """A locked period. The first four are up to date during a batch where a limit holds for it."""
 
     requests: int
     held_requests: int
@@ -124,16 +124,66 @@ class _Balance:
     last_used_at: datetime | None = None
     near_at: datetime | None = None
 
-    def add(self, sums: Sums) -> None:
-        self.requests += sums[0]
-        self.held_requests += sums[1]
-        self.cost += sums[2]
-        self.held_cost += sums[3]
-        self.added = list(map(add, self.added, sums))
-
     def standing(self, limit: Limit) -> Standing:
-        cost = Decimal(self.cost + self.held_cost).scaleb(-MONEY_PLACES)
-        return Standing(limit, self.requests + self.held_requests, cost)
+        return Standing(limit, self.requests + self.held_requests, _money(self.cost + self.held_cost))
+
+
+@dataclass(slots=True, eq=False)
+class _Account:
+    """The calls of a batch that count in the same periods, which add them up together when it ends."""
+
+    periods: Sequence[_Balance]
+    limited: Sequence[_Balance]
+    added: Sums = field(default_factory=lambda: [0] * len(SUMS))
+    last_used_at: datetime | None = None
+
+    def add(self, sums: Sums) -> None:
+        self.added = list(map(add, self.added, sums))
+        requests, held_requests, cost, held_cost, *_ = sums
+        for balance in self.limited:
+            balance.requests += requests
+            balance.held_requests += held_requests
+            balance.cost += cost
+            balance.held_cost += held_cost
+
+    def add_up(self) -> None:
+        for balance in self.periods:
+            balance.added = list(map(add, balance.added, self.added))
+            balance.last_used_at = _later(balance.last_used_at, self.last_used_at)
+
+
+class _Batch:
+    """The periods that are locked for some entries, and what these add to them."""
+
+    def __init__(self, entries: Sequence[Entry], locked: Iterable[Sequence[Any]]) -> None:
+        self.balances = {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in locked}
+        # By identity, as calls that are alike share both; it costs less than looking at what is in them.
+        limits = {id(entry.facts.limits): entry.facts.limits for entry in entries}
+        limited = {limit.period.key for some in limits.values() for limit in some}
+        self._accounts = {
+            id(periods): _Account(
+                [self.balances[period.key] for period in periods],
+                [self.balances[period.key] for period in periods if period.key in limited],
+            )
+            for periods in _kinds(entries)
+        }
+
+    def account(self, entry: Entry) -> _Account:
+        return self._accounts[id(entry.facts.periods)]
+
+    def standings(self, entry: Entry) -> tuple[Standing, ...]:
+        return tuple([self.balances[limit.period.key].standing(limit) for limit in entry.facts.limits])
+
+    def add_up(self) -> Mapping[str, _Balance]:
+        """The periods with what is to be added to each."""
+        for account in self._accounts.values():
+            account.add_up()
+        return self.balances
+
+
+def _kinds(entries: Iterable[Entry]) -> Iterable[tuple[Period, ...]]:
+    """The different combinations of periods that the entries count in."""
+    return {id(entry.facts.periods): entry.facts.periods for entry in entries}.values()
 
 
 class Books:
@@ -187,7 +237,7 @@ class Books:
         """Write the entries; each one's outcome, in the same order. Settlements make room before reservations take it.
 
         Args:
-            entries: of one call either its reservation or its settlement, not both.
+            entries: of each call one, its reservation or its settlement.
             again: some may have been written before, by an attempt whose end nobody saw; none counts twice.
         """
         return self._apply(entries, again)
@@ -199,26 +249,20 @@ class Books:
         begin: tuple[SQL, ...] = (),
         commit: tuple[SQL, ...] = (),
     ) -> list[Outcome]:
-        once = {entry.id: entry for entry in reversed(entries)}.values()
-        settles = {entry.id.hex: entry for entry in once if isinstance(entry, Settle)}
-        reserves = [entry for entry in reversed(once) if isinstance(entry, Reserve)]
-        rows = {id_: self._settled_row(entry) for id_, entry in settles.items()}
-        lock = self._lock({period.key: period for entry in entries for period in entry.facts.periods})
-        settle = self._settle(rows, UsageState.RESERVED)
-        found = self._send(*begin, lock, *settle)[len(begin) :]
-        balances = {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in found[0]}
-        self.stamp = found[0][0][6]
-        outcomes: dict[UUID, Outcome] = {}
-        if settles:
-            outcomes |= self._count(settles, rows, _hexes(found[1]), balances)
-        insert: tuple[SQL, ...] = ()
-        if reserves:
-            known = self._known(entry.id for entry in reserves if again or entry.forced)
-            accepted, reserved = self._reserve(reserves, balances, known)
-            outcomes |= reserved
-            insert = ((self._insert_sql, (json.dumps(accepted),)),) if accepted else ()
-        self._send(*insert, *self._add(balances), *commit)
-        return [outcomes[entry.id] for entry in entries]
+        settles = [entry for entry in entries if isinstance(entry, Settle)]
+        reserves = [entry for entry in entries if isinstance(entry, Reserve)]
+        rows = [self._settled_row(entry) for entry in settles]
+        lock = self._lock({period.key: period for periods in _kinds(entries) for period in periods})
+        locked, *written = self._send(*begin, lock, *self._settle(rows, UsageState.RESERVED))[len(begin) :]
+        self.stamp = locked[0][6]
+        batch = _Batch(entries, locked)
+        settled = self._count(settles, rows, written[0], batch) if settles else []
+        known = self._known([entry.id for entry in reserves if again or entry.forced])
+        reserved, accepted = self._reserve(reserves, known, batch)
+        insert = ((self._insert_sql, (_json(accepted),)),) if accepted else ()
+        self._send(*insert, *self._add(batch.add_up()), *commit)
+        in_order = {Settle: iter(settled), Reserve: iter(reserved)}
+        return [next(in_order[type(entry)]) for entry in entries]
 
     def lock(self, periods: Mapping[str, Period]) -> None:
         """Lock the periods' rows until the transaction ends, and make those that are missing."""
@@ -246,8 +290,8 @@ class Books:
         rows = [
             [
                 period.key,
-                period.scope.value,
-                period.month.isoformat(),
+                period.scope,
+                period.month,
                 period.provider_id,
                 period.provider_slug,
                 period.admin_id,
@@ -258,91 +302,89 @@ class Books:
             ]
             for _, period in sorted(periods.items())
         ]
-        return self._lock_sql, (json.dumps(rows),)
+        return self._lock_sql, (_json(rows),)
 
-    def _settle(self, rows: Mapping[str, list[Any]], before: UsageState) -> tuple[SQL, ...]:
-        """Write those of `rows` (by their ids in hex) whose record is in the state `before`; answers with their ids."""
-        return ((self._settle_sql, (json.dumps([rows[id_] for id_ in sorted(rows)]), before.value)),) if rows else ()
+    def _settle(self, rows: Sequence[list[Any]], before: UsageState) -> tuple[SQL, ...]:
+        """Write those of `rows` whose record is in the state `before`; answers with their ids."""
+        return ((self._settle_sql, (_json(rows), before.value)),) if rows else ()
 
     def _count(
-        self,
-        entries: Mapping[str, Settle],
-        rows: Mapping[str, list[Any]],
-        were_open: Set[str],
-        balances: Mapping[str, _Balance],
-    ) -> dict[UUID, Outcome]:
-        """Add what was settled to its periods; the outcomes."""
-        # A call that was swept and comes back after all: what it tells is better than what was assumed.
-        late = [entry.id for id_, entry in entries.items() if id_ not in were_open and not entry.lapsed]
-        assumed = self._unknown(late)
-        if assumed:
-            self._send(*self._settle({id_.hex: rows[id_.hex] for id_ in assumed}, UsageState.UNKNOWN))
-        outcomes = {}
-        for id_, entry in entries.items():
-            before = _held(entry.held_requests, entry.facts.held_cost) if id_ in were_open else assumed.get(entry.id)
+        self, entries: Sequence[Settle], rows: Sequence[list[Any]], written: Sequence[Sequence[Any]], batch: _Batch
+    ) -> list[Outcome]:
+        """Add what was settled to its periods; the outcomes. `written` are the ids of those that were open."""
+        outcomes = []
+        for entry, before in zip(entries, self._counted(entries, rows, written), strict=True):
             if before is None:
-                outcomes[entry.id] = Outcome(self._standings(entry, balances), changed=False)
+                outcomes.append(Outcome(batch.standings(entry), changed=False))
                 continue
-            change = list(map(sub, _charged(entry), before))
-            for period in entry.facts.periods:
-                balance = balances[period.key]
-                balance.add(change)
-                if entry.requests:
-                    balance.last_used_at = max(entry.settled_at, balance.last_used_at or entry.settled_at)
-            near = self._near(entry, balances)
-            outcomes[entry.id] = Outcome(self._standings(entry, balances), near=near)
+            account = batch.account(entry)
+            account.add(list(map(sub, _charged(entry), before)))
+            if entry.requests:
+                account.last_used_at = _later(account.last_used_at, entry.settled_at)
+            near = self._near(entry, batch)
+            outcomes.append(Outcome(batch.standings(entry), near=near))
         return outcomes
 
+    def _counted(
+        self, entries: Sequence[Settle], rows: Sequence[list[Any]], written: Sequence[Sequence[Any]]
+    ) -> list[Sums | None]:
+        """What each call has been counted with; `None` where its settlement changes nothing."""
+        if len(written) == len(entries):
+            return [_held(entry.held_requests, entry.facts.held_cost) for entry in entries]
+        were_open = _hexes(written)
+        # A call that was swept and comes back after all: what it tells is better than what was assumed.
+        assumed = self._unknown([e.id for e in entries if not e.lapsed and e.id.hex not in were_open])
+        if assumed:
+            late = [row for entry, row in zip(entries, rows, strict=True) if entry.id in assumed]
+            self._send(*self._settle(late, UsageState.UNKNOWN))
+        return [
+            _held(e.held_requests, e.facts.held_cost) if e.id.hex in were_open else assumed.get(e.id) for e in entries
+        ]
+
     def _reserve(
-        self, entries: Sequence[Reserve], balances: Mapping[str, _Balance], known: Set[UUID]
-    ) -> tuple[list[list[Any]], dict[UUID, Outcome]]:
-        """The rows of those that there is room for, and the outcomes of all."""
-        outcomes, accepted = {}, []
+        self, entries: Sequence[Reserve], known: Set[UUID], batch: _Batch
+    ) -> tuple[list[Outcome], list[list[Any]]]:
+        """The outcomes, and the rows of those that there is room for."""
+        outcomes, accepted = [], []
         for entry in entries:
-            if entry.id in known:
-                outcomes[entry.id] = Outcome(self._standings(entry, balances))
-                continue
-            refused = None if entry.forced else self._without_room(entry, balances)
+            held = _held(entry.requests, entry.facts.held_cost)
+            is_new = entry.id not in known
+            refused = self._without_room(entry, held, batch) if is_new and not entry.forced else None
             if refused is not None:
                 limit, over_budget = refused
-                standings = self._standings(entry, balances)
-                outcomes[entry.id] = Outcome(standings, refused_by=limit, over_budget=over_budget)
+                outcomes.append(Outcome(batch.standings(entry), refused_by=limit, over_budget=over_budget))
                 continue
-            held = _held(entry.requests, entry.facts.held_cost)
-            for period in entry.facts.periods:
-                balances[period.key].add(held)
-            accepted.append(self._reserved_row(entry))
-            outcomes[entry.id] = Outcome(self._standings(entry, balances))
-        return accepted, outcomes
+            if is_new:
+                batch.account(entry).add(held)
+                accepted.append(self._reserved_row(entry, held[3]))
+            outcomes.append(Outcome(batch.standings(entry)))
+        return outcomes, accepted
 
-    def _without_room(self, entry: Reserve, balances: Mapping[str, _Balance]) -> tuple[Limit, bool] | None:
+    def _without_room(self, entry: Reserve, held: Sums, batch: _Batch) -> tuple[Limit, bool] | None:
         """The first limit that the call would pass, and whether it is the budget."""
         for limit in entry.facts.limits:
-            standing = balances[limit.period.key].standing(limit)
-            if limit.requests is not None and standing.requests + entry.requests > limit.requests:
+            balance = batch.balances[limit.period.key]
+            if limit.requests is not None and balance.requests + balance.held_requests + held[1] > limit.requests:
                 return limit, False
+            if limit.budget is None:
+                continue
             # A budget that is used up refuses even what seems to cost nothing.
-            if limit.budget is not None and (
-                standing.cost + entry.facts.held_cost > limit.budget
-                or (standing.cost >= limit.budget and not _is_free(entry))
-            ):
+            spent, budget = balance.cost + balance.held_cost, limit.budget * _SCALE
+            if spent + held[3] > budget or (spent >= budget and not _is_free(entry)):
                 return limit, True
         return None
 
-    def _near(self, entry: Settle, balances: Mapping[str, _Balance]) -> tuple[Standing, ...]:
+    def _near(self, entry: Settle, batch: _Batch) -> tuple[Standing, ...]:
         near = []
         for limit in entry.facts.limits:
-            balance = balances[limit.period.key]
-            standing = Standing(limit, balance.requests, Decimal(balance.cost).scaleb(-MONEY_PLACES))
-            by_requests = limit.requests is not None and standing.requests >= NEAR * limit.requests
-            by_budget = limit.budget is not None and standing.cost >= NEAR * limit.budget
-            if (by_requests or by_budget) and not balance.near:
+            balance = batch.balances[limit.period.key]
+            if balance.near:
+                continue
+            by_requests = limit.requests is not None and balance.requests >= NEAR * limit.requests
+            if by_requests or (limit.budget is not None and balance.cost >= NEAR * limit.budget * _SCALE):
                 balance.near, balance.near_at = True, entry.settled_at
-                near.append(standing)
+                near.append(Standing(limit, balance.requests, _money(balance.cost)))
         return tuple(near)
-
-    def _standings(self, entry: Entry, balances: Mapping[str, _Balance]) -> tuple[Standing, ...]:
-        return tuple(balances[limit.period.key].standing(limit) for limit in entry.facts.limits)
 
     def _add(self, balances: Mapping[str, _Balance]) -> tuple[SQL, ...]:
         rows = [
@@ -350,16 +392,16 @@ class Books:
             for key, balance in balances.items()
             if any(balance.added) or balance.near_at or balance.last_used_at
         ]
-        return ((self._add_sql, (json.dumps(rows),)),) if rows else ()
+        return ((self._add_sql, (_json(rows),)),) if rows else ()
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
-    def _reserved_row(self, entry: Reserve) -> list[Any]:
+    def _reserved_row(self, entry: Reserve, held_cost: int) -> list[Any]:
         facts = entry.facts
         return [
             entry.id.hex,
             self._time(entry.created_at),
-            facts.month.isoformat(),
+            facts.month,
             facts.admin_id,
             facts.admin_name,
             facts.token,
@@ -376,15 +418,15 @@ class Books:
             self._price(facts.price_input),
             self._price(facts.price_output),
             entry.requests,
-            int(facts.held_cost * _SCALE),
-            self._time(datetime.fromtimestamp(entry.created_at.timestamp() + facts.lease_seconds, UTC)),
+            held_cost,
+            self._time(entry.created_at + timedelta(seconds=facts.lease_seconds)),
         ]
 
     def _settled_row(self, entry: Settle) -> list[Any]:
         usage = entry.usage
         return [
             entry.id.hex,
-            entry.state.value,
+            entry.state,
             usage.input_tokens,
             usage.output_tokens,
             usage.cache_read_tokens,
@@ -394,7 +436,7 @@ class Books:
             None if usage.audio_seconds is None else round(usage.audio_seconds * 1000),
             entry.requests,
             None if entry.cost is None else round(entry.cost * _SCALE),
-            entry.cost_state.value,
+            entry.cost_state,
             entry.latency_ms,
             entry.first_chunk_ms,
             _text(entry.finish_reason, 50),
@@ -410,11 +452,11 @@ class Books:
         rows = UsageRecord.objects.using(self.connection.alias).filter(pk__in=ids, state=UsageState.UNKNOWN)
         return {row.pk: sums_of(row) for row in rows}
 
-    def _known(self, ids: Iterable[UUID]) -> set[UUID]:
-        wanted = list(ids)
-        if not wanted:
+    def _known(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Those of the calls that are on the books."""
+        if not ids:
             return set()
-        return set(UsageRecord.objects.using(self.connection.alias).filter(pk__in=wanted).values_list("pk", flat=True))
+        return set(UsageRecord.objects.using(self.connection.alias).filter(pk__in=ids).values_list("pk", flat=True))
 
     # -- SQL -------------------------------------------------------------------------------------------------------
 
@@ -439,17 +481,26 @@ class Books:
                 cursor.nextset()
             return answers
 
-    def _time(self, moment: datetime | None) -> str | None:
+    def _time(self, moment: datetime | None) -> datetime | str | None:
         """In the form in which Django stores it."""
-        if moment is None:
-            return None
-        utc = moment.astimezone(UTC)
-        return utc.isoformat() if self.connection.vendor == "postgresql" else str(timezone.make_naive(utc, UTC))
+        if moment is None or self.connection.vendor == "postgresql":
+            return moment
+        return str(timezone.make_naive(moment, UTC))
 
-    def _price(self, price: Decimal | None) -> str | float | None:
-        if price is None:
-            return None
-        return str(price) if self.connection.vendor == "postgresql" else float(price)
+    def _price(self, price: Decimal | None) -> Decimal | float | None:
+        return price if price is None or self.connection.vendor == "postgresql" else float(price)
+
+
+def _json(rows: Sequence[list[Any]]) -> str:
+    return msgspec.json.encode(rows).decode()
+
+
+def _money(units: int) -> Decimal:
+    return Decimal(units).scaleb(-MONEY_PLACES)
+
+
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    return max(one, other) if one and other else one or other
 
 
 def _text(told: str, length: int) -> str:
