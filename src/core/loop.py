@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import AsyncToSync, sync_to_async
 
 T = TypeVar("T")
 
@@ -133,6 +133,12 @@ def loop_is_running_here() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def sync_caller_waits() -> bool:
+    """Whether synchronous code waits for the running coroutine (`async_to_sync`): it may be in a transaction."""
+    executors = AsyncToSync.loop_thread_executors
+    return bool(getattr(AsyncToSync.executors, "current", None)) or asyncio._get_running_loop() in executors
 
 
 io_loop = LoopThread()

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import InterfaceError, OperationalError, close_old_connections
+from django.utils.functional import LazyObject
 
 from src.ai.exceptions import (
     ContentInvalid,
@@ -40,7 +42,7 @@ from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, Re
 from src.ai.services import execution, rates
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
 from src.ai.services.caller import current_caller
-from src.ai.services.catalogue import Catalogue
+from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.ledger.entries import Settle, total_cost
 from src.ai.services.ledger.estimates import guessed_usage
 from src.ai.services.ledger.meter import Meter
@@ -50,7 +52,7 @@ from src.ai.services.media import checked_audio, checked_image
 from src.ai.services.token_rules import TokenRules, allows, check
 from src.ai.services.usage import aannounce, announce, call_facts, keep_texts
 from src.core.database import lend_connections
-from src.core.loop import io_loop, loop_is_running_here
+from src.core.loop import io_loop, loop_is_running_here, sync_caller_waits
 
 ROLES: Final = ("system", "user", "assistant")
 
@@ -442,7 +444,7 @@ class UnifiedAIService:
 
     @classmethod
     async def _acall(cls, request: Request) -> Any:
-        call = await sync_to_async(cls._prepare)(request)
+        call = await cls._aprepare(request)
         async with call.rates:
             return await cls._aresult(call)
 
@@ -452,7 +454,8 @@ class UnifiedAIService:
         await meter.aopen()
         try:
             answer = await cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
-            result = await sync_to_async(cls._checked)(call, answer)
+            check = sync_to_async(cls._checked) if call.operation in _SLOW_CHECKS else None
+            result = await check(call, answer) if check else cls._checked(call, answer)
         except Exception as error:
             await cls._aincrement_usage(call, meter.failure(error))
             raise
@@ -503,7 +506,7 @@ class UnifiedAIService:
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
-        call = await sync_to_async(cls._prepare)(request)
+        call = await cls._aprepare(request)
         async with call.rates, aclosing(cls._adeltas(call, info)) as deltas:
             async for delta in deltas:
                 yield delta
@@ -546,17 +549,25 @@ class UnifiedAIService:
         return cls._prepare(request)
 
     @classmethod
+    async def _aprepare(cls, request: Request) -> PreparedCall:
+        """On the loop where all it takes is in memory; else, and where it may be in a transaction, in a thread."""
+        if not (isinstance(request.admin, LazyObject) or sync_caller_waits()):
+            # What was not foreseen to need a query is `SynchronousOnlyOperation`: Django's, of a model field left out.
+            with suppress(NotInMemory, SynchronousOnlyOperation):
+                return cls._prepared(request, Catalogue(memory_only=True))
+        return await sync_to_async(cls._prepare)(request)
+
+    @classmethod
     def _prepare(cls, request: Request) -> PreparedCall:
         try:
-            return cls._prepared(request)
+            return cls._prepared(request, Catalogue())
         except (InterfaceError, OperationalError) as error:
             close_old_connections()  # a thread that serves no requests would keep a broken one for ever
             raise LedgerUnavailable(retry_after=1) from error
 
     @classmethod
-    def _prepared(cls, request: Request) -> PreparedCall:
+    def _prepared(cls, request: Request, catalogue: Catalogue) -> PreparedCall:
         admin, rules = check_admin(request.admin), current_caller().rules
-        catalogue = Catalogue()
         if request.pk is not None:
             model = cls._get_model(request.pk, request.capability, catalogue=catalogue)
         else:
@@ -683,3 +694,4 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "generate_image": checked_image,
     "text_to_speech": checked_audio,
 }
+_SLOW_CHECKS: Final = frozenset({"generate_image", "text_to_speech"})  # megabytes are decoded: in a thread
