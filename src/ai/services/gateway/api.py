@@ -58,7 +58,7 @@ async def _answer(request: Request, responder: Responder) -> None:
     endpoint = request.path
     if endpoint in CAPABILITIES:
         _check_method(request, "POST")
-        caller = Caller(token=session.token.token_key, request_id=request.request_id, shares_connections=True)
+        caller = Caller(session.token.token_key, request.request_id, shares_connections=True, rules=session.rules)
         with calling(caller):
             await _generate(session, endpoint, request, responder)
     elif endpoint == MODELS:
@@ -84,7 +84,7 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
         raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
     target = await find_target(session, endpoint, name, request)
     if target.route is None:
-        await translate(session, target, fields, responder)
+        await translate(session, target, fields, request, responder)
     else:
         await Passage(session, target, target.route, fields, request, responder, len(body)).run()
 

@@ -27,6 +27,7 @@ from src.ai.providers import errors, retry
 from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Fields, Route, encode, to_raw
 from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
+from src.ai.services import rates
 from src.ai.services.gateway.bodies import read_field
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
@@ -37,7 +38,7 @@ from src.ai.services.ledger.estimates import cost_at_most, longest_reply
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
-from src.ai.services.usage import aannounce, call_facts, keep_texts
+from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts
 from src.core import http
 from src.core.http import BodyTooLarge, Timeouts
 from src.core.net_guard import check_url
@@ -103,6 +104,7 @@ class Passage:
         self.request = request
         self.responder = responder
         self.is_stream = target.endpoint == CHAT and read_field(fields, "stream", bool) is True
+        self._rules = session.rules
         self._size = size
         self._asked_usage = False
         self._input = fields.get("input")
@@ -116,6 +118,14 @@ class Passage:
         Raises:
             AIError: what went wrong before anything was answered.
         """
+        lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
+        try:
+            await self._run()
+        finally:
+            if lease is not None:
+                lease.release()
+
+    async def _run(self) -> None:
         await self.meter.aopen()
         try:
             response = await retry.retrying(self.target.operation, self._ask)

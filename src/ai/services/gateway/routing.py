@@ -17,6 +17,7 @@ from src.ai.services.access import KeySource, ModelAccessState, choose_key_sourc
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.wire import Request
+from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
 from src.core.database import lend_connections
 from src.core.http import Timeouts, timeouts
@@ -81,8 +82,7 @@ def model_name(model: AIModel) -> str:
 
 def usable_models(session: Session, catalogue: Catalogue) -> list[AIModel]:
     """The models that the token's owner may use, in the order in which they are tried."""
-    served = (model for model in catalogue.all_active_models() if _ALL_CAPABILITIES & set(model.capabilities))
-    return [model for model in served if _is_usable(model, session, catalogue)]
+    return [model for model in catalogue.all_active_models() if _is_usable(model, session, catalogue)]
 
 
 def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
@@ -98,6 +98,7 @@ def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
 def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> Target:
     model, capability = _choose(session, endpoint, name, catalogue)
     admin, provider_row = session.admin, model.provider
+    check(session.rules, model, capability)
     UnifiedAIService._check_access(model, admin, catalogue=catalogue)
     own = catalogue.admin_settings(admin, provider_row)
     provider = UnifiedAIService._get_provider_instance(model, admin, catalogue=catalogue)
@@ -120,7 +121,8 @@ def _choose(session: Session, endpoint: str, name: str, catalogue: Catalogue) ->
     """The model, and which of its capabilities serves."""
     wanted = CAPABILITIES[endpoint]
     if name in wanted:
-        return UnifiedAIService._get_active_model(name, admin=session.admin, catalogue=catalogue), name
+        admin, rules = session.admin, session.rules
+        return UnifiedAIService._get_active_model(name, admin=admin, catalogue=catalogue, rules=rules), name
     if name in _ALL_CAPABILITIES:
         raise ModelLacksCapability(capability=wanted[0], attr="model")
     model = _named(session, name, catalogue)
@@ -146,5 +148,7 @@ def _named(session: Session, name: str, catalogue: Catalogue) -> AIModel:
 
 
 def _is_usable(model: AIModel, session: Session, catalogue: Catalogue) -> bool:
+    if not any(allows(session.rules, model, one) for one in _ALL_CAPABILITIES.intersection(model.capabilities)):
+        return False
     own = catalogue.admin_settings(session.admin, model.provider)
     return ModelAccessState.calculate(model=model, admin=session.admin, own=own).is_available
