@@ -371,7 +371,9 @@ class Passage:
                 if passed := watch.feed(piece):
                     await write(passed)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if rest := watch.finish():
+            # What had come before the connection broke is in the buffer still: aiohttp raises first.
+            come = b"" if isinstance(error, TimeoutError) else content._read_nowait(-1)
+            if rest := watch.feed(come) + watch.finish():
                 await write(rest)
             cause = errors.from_exception(call, _as_httpx(error), self._limits, answered=True)
             return interrupted(call, cause if isinstance(cause, ProviderError) else str(cause))
