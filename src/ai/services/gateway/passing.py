@@ -42,7 +42,6 @@ from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_text
 from src.core import http
 from src.core.http import BodyTooLarge, Timeouts
 from src.core.net_guard import check_url
-from src.core.secrets import scrub
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -307,6 +306,15 @@ class Passage:
 
     async def _pass_file(self, response: aiohttp.ClientResponse) -> None:
         """A recording, passed on as it comes."""
+        try:
+            first = await response.content.readany()  # what breaks before it has a status of its own
+        except Exception as error:
+            failure = errors.from_exception(self.target.call, _as_httpx(error), self._limits, answered=True)
+            await self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            await self._fail(error)
+            raise
         headers = self._answer_headers(response)
         if response.content_length is not None:  # shows the client whether it has all of it
             headers.append((b"content-length", b"%d" % response.content_length))
@@ -315,9 +323,11 @@ class Passage:
         info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.headers.get("x-generation-id"))
         entries: Sequence[Settle] = ()
         try:
-            while piece := await response.content.readany():
+            piece = first
+            while piece:
                 self.meter.first_chunk()
                 await self.responder.write(piece)
+                piece = await response.content.readany()
             await self.responder.end()
             entries = self.meter.success(info)
         except asyncio.CancelledError:
@@ -492,7 +502,7 @@ def _with_body(error: ProviderError, status: int, headers: Headers, content: byt
         if isinstance(data, dict) and isinstance(data.get("error"), dict) and "message" in data["error"]:
             told = {"type": None, "param": None, "code": None, **data["error"]}
             told["message"] = error.facts.get("reason", told["message"])
-            body = scrub(msgspec.json.encode({**data, "error": told}).decode(), api_key)
+            body = errors.without_key(msgspec.json.encode({**data, "error": told}).decode(), api_key)
             error.facts["passed_on"] = Passed(status, headers, body.encode())
     return error
 
