@@ -52,6 +52,7 @@ STREAMED: Final = (CHAT, IMAGES)
 LONGEST_REPLY: Final = 10_000_000  # tokens
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
+_LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
 _WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
@@ -117,6 +118,7 @@ class Passage:
         self._rules = session.rules
         self._size = size
         self._asked_usage = False
+        self._lease: rates.Lease | None = None
         self._input = fields.get("input")
         facts = self._facts(session, fields)
         self.body = self._body(fields, facts)
@@ -128,12 +130,16 @@ class Passage:
         Raises:
             AIError: what went wrong before anything was answered.
         """
-        lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
+        self._lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
         try:
             await self._run()
         finally:
-            if lease is not None:
-                lease.release()
+            self._give_place_back()
+
+    def _give_place_back(self) -> None:
+        """Before the client has the end of its answer: one that asks in turn is never too many."""
+        if self._lease is not None:
+            self._lease.release()
 
     async def _run(self) -> None:
         await self.meter.aopen()
@@ -285,6 +291,7 @@ class Passage:
             await self._fail(error)
             raise
         entries = self.meter.success(info)
+        self._give_place_back()
         await self.responder.send(response.status, self._answer_headers(response), content)
         await self._settle(entries, _text_of(content) if settings.AI_STORE_TEXTS else "")
 
@@ -328,6 +335,7 @@ class Passage:
                 self.meter.first_chunk()
                 await self.responder.write(piece)
                 piece = await response.content.readany()
+            self._give_place_back()
             await self.responder.end()
             entries = self.meter.success(info)
         except asyncio.CancelledError:
@@ -351,6 +359,7 @@ class Passage:
         entries: Sequence[Settle] = ()
         try:
             failure = await self._pump(response, watch, alive)
+            self._give_place_back()
             if failure is None:
                 entries = meter.success(watch.info)
                 await responder.end()
@@ -379,6 +388,8 @@ class Passage:
                 alive.something_came()
                 self.meter.first_chunk()
                 if passed := watch.feed(piece):
+                    if passed.endswith(_LAST):
+                        self._give_place_back()
                     await write(passed)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # What had come before the connection broke is in the buffer still: aiohttp raises first.
