@@ -41,7 +41,9 @@ class TokenSerializer(StrictFieldsMixin, serializers.ModelSerializer[APIToken]):
     expiry = serializers.DateTimeField(
         required=False, allow_null=True, help_text=_("By default as long as a login's. null: it does not expire.")
     )
-    token = serializers.CharField(read_only=True, default=None, help_text=_("Shown once, when it is created."))
+    token = serializers.CharField(
+        read_only=True, default=None, allow_null=True, help_text=_("Shown once, when it is created.")
+    )
 
     class Meta:
         model = APIToken
