@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from io import BytesIO
 from typing import Any, Final, cast
 
 import aiohttp
@@ -51,6 +52,7 @@ _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
 STREAMED: Final = (CHAT, IMAGES)
 LONGEST_REPLY: Final = 10_000_000  # tokens
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
+LARGE: Final = 1 << 20  # bytes of a body that is sent piece by piece, so that others get their turn
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
@@ -249,7 +251,7 @@ class Passage:
             check_url(self.route.url)
             response = await (await http.session()).post(
                 self.route.url,
-                data=self.body,
+                data=self.body if len(self.body) < LARGE else BytesIO(self.body),
                 headers=self._headers(),
                 allow_redirects=False,
                 timeout=_as_aiohttp(limits),
