@@ -6,6 +6,7 @@ from django.urls import include, path, re_path
 from django.views.generic import RedirectView
 
 from config.media import serve_media
+from src.ai.views.gateway_views import gateway
 from src.core.health import healthz, readyz
 
 urlpatterns = [
@@ -14,6 +15,7 @@ urlpatterns = [
     path("", RedirectView.as_view(url="/api/docs/")),
     path("admin/", admin.site.urls),
     path("api/", include("src.ai.urls")),
+    re_path(r"^v1(?:/(?P<path>.*))?$", gateway),
     path("api-auth/", include("rest_framework.urls")),  # log in and out on the browsable pages
 ]
 

@@ -16,8 +16,11 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from django.core.asgi import get_asgi_application
+from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
+from django.core.wsgi import get_wsgi_application
 from django.db import connection
 
+from src.ai.asgi import Gateway
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +88,7 @@ def server_thread() -> Iterator[str]:
             await super().startup(*args, **kwargs)
             started.set()
 
-    application = Graceful(get_asgi_application(), at_end=lambda: None)
+    application = Gateway(Graceful(get_asgi_application(), at_end=lambda: None))
     server = Announcing(uvicorn.Config(application, port=0, lifespan="on", log_config=None, log_level="warning"))
     thread = threading.Thread(target=server.run, name="uvicorn", daemon=True)
     thread.start()
@@ -96,3 +99,23 @@ def server_thread() -> Iterator[str]:
         server.should_exit = True
         thread.join(WAIT)
         assert not thread.is_alive(), "the server never stopped"
+
+
+@contextmanager
+def wsgi_server_thread() -> Iterator[str]:
+    """The same for a WSGI server, with a thread for each connection."""
+
+    class Silent(WSGIRequestHandler):
+        def log_message(self, *args: Any) -> None:
+            """Nothing."""
+
+    server = ThreadedWSGIServer(("127.0.0.1", 0), Silent, connections_override=None)
+    server.set_app(get_wsgi_application())
+    thread = threading.Thread(target=server.serve_forever, name="wsgi", daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(WAIT)

@@ -95,7 +95,8 @@ TEMPLATES = [
 # --- HTTPS: on unless switched off ------------------------------------------------------------------------------------
 
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
-SECURE_REDIRECT_EXEMPT = [r"^healthz/?$", r"^readyz/?$"]  # who checks a process speaks to it directly, by plain HTTP
+# Who checks a process speaks to it directly, by plain HTTP; /v1 refuses plain HTTP itself, as a redirect loses a body.
+SECURE_REDIRECT_EXEMPT = [r"^healthz/?$", r"^readyz/?$", r"^v1(?:/|$)"]
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000)
 SECURE_HSTS_INCLUDE_SUBDOMAINS = env.bool("SECURE_HSTS_INCLUDE_SUBDOMAINS", default=True)
 SECURE_HSTS_PRELOAD = env.bool("SECURE_HSTS_PRELOAD", default=True)
@@ -143,18 +144,18 @@ DATABASE_URL = env.str("DATABASE_URL", default="")
 DATABASES = {"default": database() if DATABASE_URL else sqlite(SQLITE_PATH)}
 
 REDIS_URL = env.str("REDIS_URL", default="")
+# Seconds: what the request that finds Redis away waits for it. The ones after it do not wait.
+REDIS_CONNECT_TIMEOUT = env.float("REDIS_CONNECT_TIMEOUT", default=0.25)
+REDIS_TIMEOUT = env.float("REDIS_TIMEOUT", default=0.5)
+CACHE_KEY_PREFIX = env.str("CACHE_KEY_PREFIX", default="")
 CACHES: dict[str, dict[str, Any]]
 if REDIS_URL:
     CACHES = {
         "default": {
             "BACKEND": "src.core.cache.backend.RedisCache",
             "LOCATION": REDIS_URL,
-            "KEY_PREFIX": env.str("CACHE_KEY_PREFIX", default=""),
-            # Seconds: what the request that finds Redis away waits for it. The ones after it do not wait.
-            "OPTIONS": {
-                "SOCKET_CONNECT_TIMEOUT": env.float("REDIS_CONNECT_TIMEOUT", default=0.25),
-                "SOCKET_TIMEOUT": env.float("REDIS_TIMEOUT", default=0.5),
-            },
+            "KEY_PREFIX": CACHE_KEY_PREFIX,
+            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": REDIS_CONNECT_TIMEOUT, "SOCKET_TIMEOUT": REDIS_TIMEOUT},
         }
     }
 else:
@@ -279,12 +280,17 @@ AI_LEDGER_TIMEOUT = env.float("AI_LEDGER_TIMEOUT", default=10.0)
 AI_CHARGE_UNKNOWN_CALLS = env.bool("AI_CHARGE_UNKNOWN_CALLS", default=True)
 # Whether an admin with a budget may use a model whose price is not known.
 AI_BUDGET_ALLOWS_UNKNOWN_PRICE = env.bool("AI_BUDGET_ALLOWS_UNKNOWN_PRICE", default=False)
+# Whether calls by a token with rates go on, uncounted, while Redis, which counts them, is away. Else they are refused.
+AI_RATES_FAIL_OPEN = env.bool("AI_RATES_FAIL_OPEN", default=False)
 # What a reply is expected to be at most where neither the request nor the model says; tokens.
 AI_DEFAULT_MAX_TOKENS = env.int("AI_DEFAULT_MAX_TOKENS", default=4096)
 # Seconds between two sweeps of the books by a serving process; 0 leaves that to `manage.py ai_sweep`.
 AI_SWEEP_INTERVAL = env.float("AI_SWEEP_INTERVAL", default=60.0)
 # Whether prompts and replies are kept (encrypted) beside the usage records.
 AI_STORE_TEXTS = env.bool("AI_STORE_TEXTS", default=False)
+# The gateway at /v1: bytes that a body may have, and seconds that it may take to arrive.
+AI_GATEWAY_BODY_LIMIT = env.int("AI_GATEWAY_BODY_LIMIT", default=32 * 1024 * 1024)
+AI_GATEWAY_BODY_TIMEOUT = env.float("AI_GATEWAY_BODY_TIMEOUT", default=30.0)
 # A GGUF file for the local provider, instead of the small one it ships with.
 LOCAL_GGUF = env.str("LOCAL_GGUF", default="")
 

@@ -32,7 +32,8 @@ if REDIS_URL:
     # Clearing the cache empties a Redis database: each parallel worker has one of its own.
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     parts = urlsplit(REDIS_URL)
-    CACHES["default"]["LOCATION"] = parts._replace(path=f"/{int(parts.path.strip('/') or 0) + worker}").geturl()
+    REDIS_URL = parts._replace(path=f"/{int(parts.path.strip('/') or 0) + worker}").geturl()
+    CACHES["default"]["LOCATION"] = REDIS_URL
 MEDIA_ROOT = Path(scratch.name) / "media"
 SERVE_MEDIA = True
 STATIC_COLLECTED = False

@@ -5,10 +5,13 @@
     ├── AdminRequired, SyncCallInAsyncCode
     ├── ProviderNotRegistered, ProviderNotFound, ModelNotFound, NoActiveModel, NoActiveModelAnyProvider
     ├── ModelAccessDenied
+    ├── TokenNotAllowed, TokenRateLimited, RatesUnavailable
     ├── NoUsableKey: SharedKeyNotAllowed, NoAPIKeyAvailable, KeyUnreadable, PersonalKeysNotAllowed
     ├── UsageLimited: MonthlyLimitReached, BudgetExhausted; PriceUnknown
     ├── LedgerUnavailable
     ├── SettingsProtected, MediaNotSaved
+    ├── GatewayError: InvalidAPIKey, TokenExpired, NotStaff, HTTPSRequired, UnknownURL, MethodNotAllowed, InvalidBody,
+    │   BodyTooLarge, BodyTimeout, NoSuchModel, ModelAmbiguous, UnsupportedParameter
     ├── InvalidIdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, IdempotencyAnswerUnreadable
     ├── IdempotencyKeyWithStream
     └── ProviderError
@@ -130,6 +133,24 @@ class ModelAccessDenied(AIError, PermissionError):
     code = "model_access_denied"
 
 
+class TokenNotAllowed(AIError, PermissionError):
+    """The token may not be used for this. Facts: token, model, capability."""
+
+    code = "token_not_allowed"
+
+
+class TokenRateLimited(AIError):
+    """One of the token's rates has no room for the call; `retry_after` says when it may. Facts: token, limit."""
+
+    code = "token_rate_limited"
+
+
+class RatesUnavailable(AIError):
+    """The token's rates are counted in Redis, which is away."""
+
+    code = "rates_unavailable"
+
+
 class NoUsableKey(AIError, ValueError):
     """No key may pay for this call."""
 
@@ -207,6 +228,64 @@ class LedgerUnavailable(AIError):
     code = "ledger_unavailable"
 
 
+class GatewayError(AIError):
+    """A request in OpenAI's form can't be answered as it is."""
+
+
+class InvalidAPIKey(GatewayError):
+    code = "invalid_api_key"
+
+
+class TokenExpired(InvalidAPIKey):
+    code = "token_expired"
+
+
+class NotStaff(GatewayError):
+    code = "not_staff"
+
+
+class HTTPSRequired(GatewayError):
+    code = "https_required"
+
+
+class UnknownURL(GatewayError):
+    """Facts: method, path."""
+
+    code = "unknown_url"
+
+
+class MethodNotAllowed(GatewayError):
+    """Facts: method, path, allowed."""
+
+    code = "method_not_allowed"
+
+
+class InvalidBody(GatewayError, ValueError):
+    code = "invalid_body"
+
+
+class BodyTooLarge(GatewayError, ValueError):
+    code = "body_too_large"
+
+
+class BodyTimeout(GatewayError, TimeoutError):
+    code = "body_timeout"
+
+
+class NoSuchModel(GatewayError):
+    code = "no_such_model"
+
+
+class ModelAmbiguous(GatewayError, ValueError):
+    code = "model_ambiguous"
+
+
+class UnsupportedParameter(GatewayError, ValueError):
+    """Facts: model, param, hint."""
+
+    code = "unsupported_parameter"
+
+
 class ProviderError(AIError):
     """The vendor refused or broke. Facts: provider, operation, status_code, request_id, reason."""
 
@@ -277,6 +356,9 @@ HTTP_STATUS: dict[type[AIError], int] = {
     ModelNotFound: 404,
     NoActiveModel: 404,
     ModelAccessDenied: 403,
+    TokenNotAllowed: 403,
+    TokenRateLimited: 429,
+    RatesUnavailable: 503,
     NoUsableKey: 403,
     SettingsProtected: 409,
     UsageLimited: 429,
@@ -288,6 +370,15 @@ HTTP_STATUS: dict[type[AIError], int] = {
     IdempotencyAnswerUnreadable: 409,
     IdempotencyKeyWithStream: 400,
     MediaNotSaved: 503,
+    GatewayError: 400,
+    InvalidAPIKey: 401,
+    NotStaff: 403,
+    HTTPSRequired: 403,
+    UnknownURL: 404,
+    MethodNotAllowed: 405,
+    BodyTimeout: 408,
+    BodyTooLarge: 413,
+    NoSuchModel: 404,
     ProviderError: 502,
     ProviderRateLimited: 429,
     ProviderModelNotFound: 404,

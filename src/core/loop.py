@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import AsyncToSync, sync_to_async
 
 T = TypeVar("T")
 
@@ -40,15 +40,27 @@ class Errands:
 
     def run_until(self, done: Future[Any]) -> None:
         """Do what is asked for until `done` is."""
+        self.end_with(done)
+        while self.run_next():
+            pass
+
+    def end_with(self, done: Future[Any]) -> None:
+        """Have `run_next` say no once `done` is."""
+        self.is_served = True
         done.add_done_callback(lambda _: self._waiting.put(None))
-        while (errand := self._waiting.get()) is not None:
-            work, result = errand
-            if not result.set_running_or_notify_cancel():
-                continue
+
+    def run_next(self) -> bool:
+        """Wait for the next thing to do and do it; whether there was one."""
+        if (errand := self._waiting.get()) is None:
+            self._waiting.put(None)  # for whoever asks again
+            return False
+        work, result = errand
+        if result.set_running_or_notify_cancel():
             try:
                 result.set_result(work())
             except BaseException as error:
                 result.set_exception(error)
+        return True
 
 
 class LoopThread:
@@ -75,7 +87,7 @@ class LoopThread:
             raise RuntimeError("LoopThread.run() blocks: from async code await the coroutine itself.")
         if errands is not None:
             errands.is_served = True
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        future = self.start(coroutine)
         try:
             if errands is not None:
                 errands.run_until(future)
@@ -83,6 +95,14 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        """The future of `coroutine`, which runs on the loop thread from now on, in a copy of the caller's context."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Have `function` called on the loop thread."""
+        self._running_loop().call_soon_threadsafe(function)
 
     def runs_here(self) -> bool:
         """Whether the running code is a coroutine on this loop."""
@@ -113,6 +133,12 @@ def loop_is_running_here() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def sync_caller_waits() -> bool:
+    """Whether synchronous code waits for the running coroutine (`async_to_sync`): it may be in a transaction."""
+    executors = AsyncToSync.loop_thread_executors
+    return bool(getattr(AsyncToSync.executors, "current", None)) or asyncio._get_running_loop() in executors
 
 
 io_loop = LoopThread()

@@ -25,6 +25,13 @@ def current_request_id() -> str:
     return _current.get()
 
 
+def name_request(sent: str) -> str:
+    """Name the request that is answered from here on: `sent`, where that is a sane name, else a new one."""
+    name = sent if _SANE.fullmatch(sent) else uuid4().hex
+    _current.set(name)
+    return name
+
+
 @sync_and_async_middleware
 def request_id_middleware(
     get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]],
@@ -35,9 +42,7 @@ def request_id_middleware(
     """
 
     def begin(request: HttpRequest) -> str:
-        sent = request.headers.get(HEADER, "")
-        name = sent if _SANE.fullmatch(sent) else uuid4().hex
-        _current.set(name)
+        name = name_request(request.headers.get(HEADER, ""))
         request.request_id = name  # type: ignore[attr-defined]
         return name
 

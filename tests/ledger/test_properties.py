@@ -65,6 +65,7 @@ def reservations(draw: st.DrawFn) -> dict[str, Any]:
         "admin": draw(st.integers(1, 2)),
         "model": draw(st.integers(1, 2)),
         "shared": draw(st.booleans()),
+        "token": draw(st.booleans()),
         "held": draw(st.integers(0, 5)) * MICRO,
         "priced": draw(st.booleans()),
         "requests": draw(st.sampled_from([1, 1, 1, 0])),
@@ -102,9 +103,13 @@ class Ledger(RuleBasedStateMachine):
         requests=st.none() | st.integers(0, 6),
         budget=st.none() | st.integers(0, 12),
         shared_budget=st.none() | st.integers(0, 20),
+        token_budget=st.none() | st.integers(0, 10),
     )
-    def limits_are_set(self, requests: int | None, budget: int | None, shared_budget: int | None) -> None:
-        """For the first admin; the second has none. The shared key's budget is everyone's."""
+    def limits_are_set(
+        self, requests: int | None, budget: int | None, shared_budget: int | None, token_budget: int | None
+    ) -> None:
+        """For the first admin; the second has none. The shared key's budget is everyone's, a token's its admin's."""
+        self.token = None if token_budget is None else token_budget * MICRO
         self.own = (requests, None if budget is None else budget * MICRO)
         self.shared = None if shared_budget is None else shared_budget * MICRO
 
@@ -185,12 +190,15 @@ class Ledger(RuleBasedStateMachine):
         requests, budget = self.own if admin == 1 else (None, None)
         limits = [Limit(own, requests, budget)]
         limits += [Limit(shared, None, self.shared)] if asked["shared"] else []
+        token = Period.of_token(f"token-{admin}", admin, f"admin-{admin}", month=MONTH)
+        limits += [Limit(token, None, self.token)] if asked["token"] else []
         price = Decimal(1) if asked["priced"] else Decimal(0)
         facts = CallFacts(
             month=MONTH,
             admin_id=admin,
             admin_name=f"admin-{admin}",
-            token="",
+            token=f"token-{admin}",
+            budget_token=f"token-{admin}" if asked["token"] else "",
             key_source="shared" if asked["shared"] else "personal",
             provider_id=PROVIDER[0],
             provider_slug=PROVIDER[1],
@@ -209,6 +217,7 @@ class Ledger(RuleBasedStateMachine):
                 Period.of_model(PROVIDER[0], model, PROVIDER[1], f"model-{model}", month=MONTH),
                 Period.of_provider(*PROVIDER, month=MONTH),
                 *([shared] if asked["shared"] else []),
+                *([token] if asked["token"] else []),
             ),
             limits=tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from rest_framework.test import APIClient
 
 from src.ai.exceptions import KeyUnreadable
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider, APIToken, ConfigStamp
+from src.ai.models.config_stamp import freshness
 from src.ai.services.catalogue import Catalogue
 from src.core import secrets
 from src.core.cache.namespaces import CacheTTL
@@ -48,6 +50,24 @@ def test_lifetimes_are_those_of_the_contract() -> None:
         "DEFAULT": 900,
     }
     assert lifetimes["AI"] == 300
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_loop_goes_by_memory_again_after_another_threads_change(model: AIModel) -> None:
+    async def believed() -> str | None:
+        return freshness.believed()
+
+    def rename() -> None:
+        with transaction.atomic():
+            AIModel.objects.update(name="renamed")
+
+    before = freshness.current()
+    with ThreadPoolExecutor(1) as pool:  # a thread that asks for nothing more after it
+        pool.submit(rename).result()
+        asked = [(freshness.current(), asyncio.run(believed())) for _ in range(2)]
+        pool.submit(connections.close_all).result()
+    assert asked[1] == (asked[0][0], asked[0][0])
+    assert asked[1][0] not in (None, before)
 
 
 def test_rows_are_kept_under_the_contracts_keys(model: AIModel, editor: User) -> None:

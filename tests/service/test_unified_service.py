@@ -7,15 +7,17 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from typing import Any
+from threading import Event
+from typing import Any, cast
 
 import pytest
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import connections, transaction
 from django.http import HttpRequest, JsonResponse
 from django.test import AsyncClient, override_settings
 from django.urls import path
+from django.utils.functional import SimpleLazyObject
 
 from src.ai.exceptions import (
     AdminRequired,
@@ -304,6 +306,37 @@ async def test_an_async_stream_that_is_left_closes_the_vendors_connection(
     await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)
     await models["writer"].arefresh_from_db()
     assert models["writer"].total_requests == 1
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_warm_asynchronous_call_waits_for_no_thread(superuser: User, upstream: Upstream) -> None:
+    async def calls() -> list[str]:
+        upstream.send(whole(200, answers.chat("Hello!")), STREAM)
+        reply = await UnifiedAIService.achat(message="Hi", admin=superuser)
+        return [reply, *[text async for text in UnifiedAIService.astream_chat(message="Hi", admin=superuser)]]
+
+    for _ in range(5):  # a machine that stands still for a second makes a call cold again
+        warmed, go_on = await calls(), Event()
+        occupied = asyncio.create_task(sync_to_async(go_on.wait)(30))  # the thread of all synchronous code
+        waiting = asyncio.create_task(calls())
+        done, _others = await asyncio.wait((waiting,), timeout=5)
+        go_on.set()
+        assert await occupied
+        assert await waiting == warmed == ["Hello!", "Hel", "lo!"]
+        if done:
+            return
+    raise AssertionError("each call waited for a thread")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", ["lazy", "deferred"])
+async def test_an_admin_who_has_to_be_read_first_is_read_in_a_thread(superuser: User, kind: str) -> None:
+    for _ in range(2):
+        await UnifiedAIService.achat(message="Hi", admin=superuser)
+        partial = await User.objects.only("pk").aget(pk=superuser.pk)
+        unread = SimpleLazyObject(lambda: User.objects.get(pk=superuser.pk))
+        admin = cast(User, unread) if kind == "lazy" else partial
+        assert await UnifiedAIService.achat(message="Hi", admin=admin) == "Hello!"
 
 
 def test_async_code_that_sync_code_runs_stays_in_its_transaction(

@@ -28,13 +28,21 @@ AI_ERRORS: Messages = {
     "monthly_limit_reached": _(
         "Your monthly limit of {limit} requests for provider '{provider_name}' is used up until {resets_at}."
     ),
+    "token_not_allowed": _(
+        "The token '{token}' may not be used for '{capability}' with the model '{model}'. "
+        "Choose a model that it allows, or use another token."
+    ),
+    "token_rate_limited": _("The token '{token}' is at its limit ({limit}). Try again in {seconds} s."),
+    "rates_unavailable": _(
+        "The rates of the token '{token}' can't be checked now, so the call was not made. Try again in a moment."
+    ),
     "budget_exhausted": _(
-        "The monthly budget of ${budget} {whose} at provider '{provider_name}' has no room for this call until "
+        "The monthly budget of ${budget} {whose} has no room for this call until "
         "{resets_at}. A shorter message, a smaller max_tokens or another provider may fit."
     ),
     "price_unknown": _(
-        "You have a budget for provider '{provider_name}', and the price of the model '{model}' is not known. "
-        "Choose another model, or ask a superuser to enter its price."
+        "A budget holds for this call, and the price of the model '{model}' of provider '{provider_name}' is not "
+        "known. Choose another model, or ask a superuser to enter its price."
     ),
     "ledger_unavailable": _("The call could not be put on the books, so it was not made. Try again in a moment."),
     "provider_error": _("The provider '{provider}' failed: {reason}"),
@@ -73,6 +81,24 @@ AI_ERRORS: Messages = {
     "stream_interrupted": _("The stream of provider '{provider}' ended before its end: {reason}"),
 }
 
+GATEWAY_ERRORS: Messages = {
+    "invalid_api_key": _("Send a valid API token: 'Authorization: Bearer <token>'. Tokens are made in Django admin."),
+    "token_expired": _("This API token has expired. Make a new one in Django admin."),
+    "not_staff": _("The user of this API token may not use AI: only active staff may."),
+    "https_required": _("Ask over https: a token must not travel in plain text."),
+    "unknown_url": _("There is nothing at {method} {path}."),
+    "method_not_allowed": _("{path} takes {allowed}, not {method}."),
+    "invalid_body": _("The body can't be read: {reason}"),
+    "body_too_large": _("The body is larger than {limit} bytes. Send a smaller one, such as smaller images."),
+    "body_timeout": _("The body did not arrive within {seconds} seconds. Send the request again."),
+    "no_such_model": _(
+        "There is no active model '{model}'. GET /v1/models lists those that you may use; 'chat', 'content', 'image', "
+        "'audio' and 'embedding' stand for whichever is active."
+    ),
+    "model_ambiguous": _("Several providers have the model '{model}'. Name one of: {names}."),
+    "unsupported_parameter": _("The model '{model}' can't take '{param}' here. {hint}"),
+}
+
 SETTINGS_ERRORS: Messages = {
     "shared_api_not_allowed": _("Shared API key is not allowed for normal admins for provider '{provider_name}'"),
     "no_api_key_available": _(
@@ -90,8 +116,14 @@ SETTINGS_ERRORS: Messages = {
 }
 
 BUDGET_OF: Messages = {
-    "admin": _("for your calls"),
-    "shared_key": _("for the shared key"),
+    "admin": _("for your calls at provider '{provider_name}'"),
+    "shared_key": _("for the shared key at provider '{provider_name}'"),
+    "token": _("for the token '{token}…'"),
+}
+
+RATE_OF: Messages = {
+    "requests_per_minute": _("requests per minute: {count}"),
+    "concurrent_requests": _("requests at once: {count}"),
 }
 
 AI_SUCCESS: Messages = {
@@ -104,4 +136,4 @@ AI_SUCCESS: Messages = {
     "key_unknown": _("The provider could not be asked, so nothing is known about the key: {reason}"),
 }
 
-MESSAGES: Messages = {**AI_ERRORS, **SETTINGS_ERRORS, **AI_SUCCESS}
+MESSAGES: Messages = {**AI_ERRORS, **GATEWAY_ERRORS, **SETTINGS_ERRORS, **AI_SUCCESS}

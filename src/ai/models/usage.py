@@ -58,6 +58,10 @@ class UsageRecord(models.Model):
     admin = _reference(settings.AUTH_USER_MODEL, _("admin"))
     admin_name = models.CharField(_("admin's name"), max_length=150)
     token = models.CharField(_("token"), max_length=25, blank=True, help_text=_("The first characters of it."))
+    # What a period of a token is recomputed from: `token`, if it had a budget when the call was made.
+    budget_token = models.CharField(
+        _("token whose budget paid"), max_length=25, blank=True, default="", db_default="", editable=False
+    )
     key_source = models.CharField(_("whose key"), max_length=12)
     provider = _reference("ai.AIProvider", _("provider"))
     provider_slug = models.CharField(_("provider's slug"), max_length=50)
@@ -107,6 +111,7 @@ class UsageRecord(models.Model):
             models.Index(fields=["admin", "created_at"], name="ai_usage_admin"),
             models.Index(fields=["provider", "created_at"], name="ai_usage_provider"),
             models.Index(fields=["model", "created_at"], name="ai_usage_model"),
+            models.Index(fields=["budget_token", "created_at"], name="ai_usage_token", condition=~Q(budget_token="")),
             models.Index(fields=["request_id"], name="ai_usage_request", condition=~Q(request_id="")),
             models.Index(fields=["state", "created_at"], name="ai_usage_open", condition=~Q(state="settled")),
         )
@@ -152,9 +157,10 @@ class UsageSums(models.Model):
 
 
 class UsagePeriod(UsageSums):
-    """One month of one admin at one provider, of a provider, of its shared key, or of a model.
+    """One month of one admin at one provider, of a provider, of its shared key, of a model, or of a token.
 
-    A new month is a new row; nothing is ever reset. `requests` counts the calls that were charged.
+    A new month is a new row; nothing is ever reset. `requests` counts the calls that were charged. A token's row counts
+    the calls that were made while it had a budget, over all providers: it names no provider.
     """
 
     class Scope(models.TextChoices):
@@ -162,6 +168,7 @@ class UsagePeriod(UsageSums):
         PROVIDER = "provider", _("provider")
         SHARED_KEY = "shared_key", _("shared key of provider")
         MODEL = "model", _("model")
+        TOKEN = "token", _("token with a budget")
 
     # "scope:id[:id]:month". The books lock rows in the order of their keys, so that no two processes wait in a circle.
     key = models.CharField(max_length=100, primary_key=True)
@@ -173,6 +180,7 @@ class UsagePeriod(UsageSums):
     admin_name = models.CharField(_("admin's name"), max_length=150, blank=True)
     model = _reference("ai.AIModel", _("model"))
     model_name = models.CharField(_("model id"), max_length=200, blank=True)
+    token = models.CharField(_("token"), max_length=25, blank=True, default="", db_default="")
     last_used_at = models.DateTimeField(_("last used at"), null=True)
     near_limit_at = models.DateTimeField(_("near its limit since"), null=True)
 
@@ -188,7 +196,7 @@ class UsagePeriod(UsageSums):
         )
 
     def __str__(self) -> str:
-        return f"{self.admin_name or self.model_name or self.provider_slug} · {month_name(self.month)}"
+        return f"{self.token or self.admin_name or self.model_name or self.provider_slug} · {month_name(self.month)}"
 
 
 class Usage(UsagePeriod):
@@ -208,12 +216,13 @@ class Period:
     key: str
     scope: UsagePeriod.Scope
     month: date
-    provider_id: int
+    provider_id: int | None
     provider_slug: str
     admin_id: int | None = None
     admin_name: str = ""
     model_id: int | None = None
     model_name: str = ""
+    token: str = ""
 
     @property
     def names(self) -> dict[str, Any]:
@@ -246,6 +255,13 @@ class Period:
         scope = UsagePeriod.Scope.MODEL
         key = f"{scope.value}:{model_id}:{month}"
         return cls(key, scope, month, provider_id, provider_slug, model_id=model_id, model_name=model_name)
+
+    @classmethod
+    @lru_cache(maxsize=10_000)
+    def of_token(cls, token: str, admin_id: int, admin_name: str, *, month: date) -> Self:
+        """Of a token by its first characters, and of the admin whose it is; over all providers."""
+        scope = UsagePeriod.Scope.TOKEN
+        return cls(f"{scope.value}:{token}:{month}", scope, month, None, "", admin_id, admin_name, token=token)
 
 
 class UsageCarried(UsageSums):

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 from src.ai.exceptions import ContentInvalid, InvalidConfig, OperationNotSupported
 from src.ai.providers import content
 from src.ai.providers.attempts import Attempts
+from src.ai.providers.passthrough import Route
 from src.ai.results import Article, ModelInfo, Reply, ReplyStream, ResultInfo, Usage
 
 # Which operation (a method) serves which capability (data).
@@ -156,6 +157,18 @@ class BaseProvider(ABC):
     async def get_available_models(self) -> list[ModelInfo]:
         """The vendor's own list of models."""
         raise self._not_supported("get_available_models")
+
+    # -- requests in OpenAI's own form -----------------------------------------------------------------------------
+
+    def openai_route(self, endpoint: str, model: str) -> Route | None:
+        """Where `model` is asked by a request to OpenAI's `endpoint` ("chat/completions") as it stands.
+
+        None where it has to be said by an operation instead.
+
+        Raises:
+            ProviderAuthFailed, InvalidConfig: no request can be sent.
+        """
+        return None
 
     # -- what it can do --------------------------------------------------------------------------------------------
 

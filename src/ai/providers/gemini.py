@@ -15,6 +15,7 @@ from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
 from src.ai.providers.gemini_format import JSONMode, Part
 from src.ai.providers.media_bytes import decode_image, media_type
+from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, Route
 from src.ai.providers.payload import read_json
 from src.ai.providers.sse import Event
 from src.ai.providers.vendor import DRAIN_WAIT, MEDIA_LIMIT, Answer, Ask, HTTPVendor, interrupted, is_error
@@ -52,6 +53,16 @@ class GeminiProvider(HTTPVendor):
     def _auth(self) -> dict[str, str]:
         """In a header, as `?key=` would end up in logs."""
         return {"x-goog-api-key": self._header_key()}
+
+    def openai_route(self, endpoint: str, model: str) -> Route | None:
+        """The layer that speaks OpenAI's form has no speech (ai.google.dev, "OpenAI compatibility", autumn 2026)."""
+        if endpoint not in (CHAT, EMBEDDINGS, IMAGES):
+            return None
+        return Route(
+            url=f"{self._checked_base_url()}/openai/{endpoint}",
+            headers={"Authorization": f"Bearer {self._header_key()}"},
+            extra=self.config.get("extra_body", {}),
+        )
 
     # -- texts -----------------------------------------------------------------------------------------------------
 

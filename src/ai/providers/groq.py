@@ -19,6 +19,7 @@ from src.ai.providers.errors import Call
 from src.ai.providers.media_bytes import join_wavs
 from src.ai.providers.openai_format import ChatRules, Part
 from src.ai.providers.openai_media import OpenAISpeech
+from src.ai.providers.passthrough import SPEECH, Fields, Route, to_raw
 from src.ai.providers.payload import as_count, as_text, read_json
 from src.ai.providers.prices import find_price, per_million
 from src.ai.providers.sse import Event
@@ -105,6 +106,16 @@ class GroqProvider(OpenAISpeech):
         if '"x_groq"' in event.data and (reason := (read_json(event.data).get("x_groq") or {}).get("error")):
             raise interrupted(call, errors.from_body(call, {"error": reason}, {}))
         return part
+
+    def openai_route(self, endpoint: str, model: str) -> Route | None:
+        route = super().openai_route(endpoint, model)
+        if route is None or endpoint != SPEECH:
+            return route
+
+        def prepare(fields: Fields) -> None:
+            fields.setdefault("response_format", to_raw("wav"))  # the only one there is, and it must be sent
+
+        return replace(route, prepare=prepare)
 
     # -- speech ----------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from urllib.parse import quote
 import httpx
 
 from src.ai.exceptions import ProviderAuthFailed, ProviderModelNotFound, ProviderNoCredit, ProviderUnavailable
-from src.ai.providers import errors, huggingface_forms
+from src.ai.providers import errors, huggingface_forms, passthrough
 from src.ai.providers import huggingface_hub_api as hub_api
 from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
@@ -109,6 +109,17 @@ class HuggingFaceProvider(OpenAICompatible):
     def chat_rules(self, model: str, options: Mapping[str, Any]) -> ChatRules:
         """What a host can't take beyond these is between it and the model."""
         return ChatRules(refused=frozenset({"verbosity", "service_tier", "user"}))
+
+    def openai_route(self, endpoint: str, model: str) -> passthrough.Route | None:
+        """The router has chat; embeddings are asked of `hf-inference` in its own form."""
+        if endpoint != passthrough.EMBEDDINGS:
+            return super().openai_route(endpoint, model)
+        return passthrough.Route(
+            url=f"{self._router}/hf-inference/models/{quote(model)}/pipeline/feature-extraction",
+            headers=self._auth(),
+            prepare=huggingface_forms.prepare_embeddings,
+            read=lambda content: huggingface_forms.read_embeddings(content, model),
+        )
 
     # -- keys ------------------------------------------------------------------------------------------------------
 

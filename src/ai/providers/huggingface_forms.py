@@ -6,14 +6,19 @@ Source of every form: `huggingface_hub` 2.4.0, inference/_providers/*.py, 2026-1
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
+from django.utils.translation import gettext as _
+
 from src.ai.exceptions import InvalidRequest
 from src.ai.providers.openai_media import parse_images
+from src.ai.providers.passthrough import Fields, to_raw, to_value
+from src.ai.providers.payload import read_json
 from src.ai.providers.vendor import Answer
 from src.core.http import Download
 
@@ -263,3 +268,38 @@ SPEECH_FORMS: Final[Mapping[str, Form]] = {
         path=_at("/v1/openai/audio/speech"), build=_openai_speech, read=_file, takes=_VOICE, accept="*/*"
     ),
 }
+
+
+# -- embeddings, of clients that speak OpenAI's form -------------------------------------------------------------------
+
+
+def prepare_embeddings(fields: Fields) -> None:
+    """OpenAI's fields as `hf-inference` takes them (huggingface_hub 2.4.0, `feature_extraction`).
+
+    Raises:
+        InvalidRequest: the input is tokens, which only OpenAI's own models share.
+    """
+    asked = to_value(fields["input"]) if "input" in fields else None
+    texts = [asked] if isinstance(asked, str) else asked
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest(reason=_("'input' must be a text or a list of texts for this model."), attr="input")
+    fields.clear()
+    fields["inputs"] = to_raw(texts)
+
+
+def read_embeddings(content: bytes, model: str) -> bytes:
+    """A list of vectors in OpenAI's form; numbers also where base64 was asked for, as clients read both.
+
+    Raises:
+        ValueError: it is none.
+    """
+    vectors = read_json(content)
+    if not isinstance(vectors, list) or not all(isinstance(row, list) and _are_numbers(row) for row in vectors):
+        raise ValueError("it is no list of vectors")
+    rows = [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(vectors)]
+    answer = {"object": "list", "data": rows, "model": model, "usage": {"prompt_tokens": 0, "total_tokens": 0}}
+    return json.dumps(answer).encode()
+
+
+def _are_numbers(row: list[Any]) -> bool:
+    return bool(row) and all(isinstance(number, int | float) for number in row)

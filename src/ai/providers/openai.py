@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 from src.ai.providers.base import ConfigType
 from src.ai.providers.openai_format import SAMPLING, ChatRules, parse_date
 from src.ai.providers.openai_media import OpenAIImages, OpenAISpeech
+from src.ai.providers.passthrough import IMAGES, Route
 from src.ai.providers.prices import find_price
 from src.ai.results import ModelInfo
 
@@ -46,6 +47,7 @@ _DALL_E_SIZES: Final = {
 }
 _FIXED_SIZES: Final = ("1024x1024", "1536x1024", "1024x1536", "auto")
 _FIXED_SIZE_MODELS: Final = re.compile(r"gpt-image-1|chatgpt-image")
+_GPT_IMAGE: Final = re.compile("gpt-image|chatgpt-image")
 _SIZE: Final = re.compile(r"(\d{2,4})x(\d{2,4})")
 _QUALITIES: Final = {"standard": "medium", "hd": "high"}
 _IMAGE_OPTIONS: Final = ("background", "output_format", "output_compression", "moderation", "complexity")
@@ -86,6 +88,13 @@ class OpenAIProvider(OpenAIImages, OpenAISpeech):
         if reasons == "always" or effort not in (None, "none"):
             return rules.without(*SAMPLING)
         return rules if reasons == "asked" else replace(rules, extra=NO_EFFORT)
+
+    def openai_route(self, endpoint: str, model: str) -> Route | None:
+        """GPT image models refuse `response_format` and `style` (SDK 3.54.0, image_generate_params.py)."""
+        route = super().openai_route(endpoint, model)
+        if route is None or endpoint != IMAGES or not _GPT_IMAGE.search(model):
+            return route
+        return replace(route, prepare=lambda fields: self._in_newer_words(model, fields, ("size", "quality", "style")))
 
     def build_image(
         self, model: str, prompt: str, options: Mapping[str, Any]

@@ -25,6 +25,7 @@ from src.ai.providers import errors, openai_format
 from src.ai.providers.base import ConfigType
 from src.ai.providers.errors import Call
 from src.ai.providers.openai_format import ChatRules, JSONMode, Part
+from src.ai.providers.passthrough import CHAT, EMBEDDINGS, Route
 from src.ai.providers.payload import read_json
 from src.ai.providers.sse import Event
 from src.ai.providers.thinking import ThinkFilter, may_think_aloud, strip_thoughts
@@ -123,6 +124,23 @@ class OpenAICompatible(HTTPVendor):
         return list({model.model_id: model for model in models if model is not None}.values())
 
     # -- requests --------------------------------------------------------------------------------------------------
+
+    def openai_path(self, endpoint: str) -> str | None:
+        """The path of one of OpenAI's endpoints here; None where the vendor has none in that form."""
+        return f"/{endpoint}" if endpoint in (CHAT, EMBEDDINGS) else None
+
+    def openai_route(self, endpoint: str, model: str) -> Route | None:
+        path = self.openai_path(endpoint)
+        if path is None:
+            return None
+        rules = self.chat_rules(model, {})
+        return Route(
+            url=f"{self._checked_base_url()}{path}",
+            headers=self._auth(),
+            max_tokens_field=rules.max_tokens_field,
+            stream_usage=rules.stream_usage,
+            extra=self.config.get("extra_body", {}),
+        )
 
     def _chat_request(
         self,

@@ -11,6 +11,7 @@ from src.ai.providers import errors
 from src.ai.providers.media_bytes import decode_image, media_type, playable
 from src.ai.providers.openai_compatible import OpenAICompatible
 from src.ai.providers.openai_format import find_usage, parse_decimal, parse_usage
+from src.ai.providers.passthrough import IMAGES, SPEECH, Fields, to_raw, to_value
 from src.ai.providers.vendor import MEDIA_LIMIT, Answer, Ask
 from src.ai.results import Media, ResultInfo, Usage
 
@@ -28,6 +29,20 @@ class OpenAIImages(OpenAICompatible):
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The body for one request, and the names of the options that it had to leave out."""
         raise NotImplementedError
+
+    def openai_path(self, endpoint: str) -> str | None:
+        return self.images_path if endpoint == IMAGES else super().openai_path(endpoint)
+
+    def _in_newer_words(self, model: str, fields: Fields, names: Sequence[str]) -> None:
+        """Say what DALL·E's fields `names` ask for as the model takes it; images come in base64 whatever is asked."""
+        prompt = to_value(fields["prompt"]) if "prompt" in fields else None
+        if not isinstance(prompt, str):
+            return
+        asked = {name: to_value(fields[name]) for name in names if name in fields}
+        body, _ = self.build_image(model, prompt, asked)
+        fields.pop("response_format", None)
+        fields.pop("style", None)
+        fields.update({name: to_raw(body[name]) for name in ("prompt", *names) if name in body})
 
     async def generate_image(self, prompt: str, **kwargs: Any) -> Media:
         """The image as `Media`; with `n` > 1, `all` holds each. A URL in the answer is downloaded at once."""
@@ -80,6 +95,9 @@ class OpenAISpeech(OpenAICompatible):
     def build_speech(self, model: str, text: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The body for one request, and the names of the options that it had to leave out."""
         raise NotImplementedError
+
+    def openai_path(self, endpoint: str) -> str | None:
+        return self.speech_path if endpoint == SPEECH else super().openai_path(endpoint)
 
     async def text_to_speech(self, text: str, **kwargs: Any) -> Media:
         """The recording as `Media` that plays: raw PCM gets a WAV header."""

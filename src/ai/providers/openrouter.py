@@ -22,6 +22,7 @@ from src.ai.providers.errors import REASON_LENGTH
 from src.ai.providers.openai import VOICES
 from src.ai.providers.openai_format import SAMPLING, ChatRules, JSONMode, parse_chat, parse_date
 from src.ai.providers.openai_media import OpenAIImages, OpenAISpeech
+from src.ai.providers.passthrough import IMAGES, SPEECH, Fields, Route, to_raw
 from src.ai.providers.payload import as_count, as_text
 from src.ai.providers.prices import per_million
 from src.ai.providers.thinking import strip_thoughts
@@ -133,6 +134,25 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
         first = await make(prompt, **one)
         others = await asyncio.gather(*(make(prompt, **one) for _ in range(count - 1)), return_exceptions=True)
         return _as_one([item for item in (first, *others) if isinstance(item, Media)])
+
+    def openai_path(self, endpoint: str) -> str | None:
+        """What is made in chat only has to be asked for in chat."""
+        return None if endpoint == IMAGES and self.images_path != "/images" else super().openai_path(endpoint)
+
+    def openai_route(self, endpoint: str, model: str) -> Route | None:
+        route = super().openai_route(endpoint, model)
+        if route is None:
+            return None
+
+        def prepare(fields: Fields) -> None:
+            if "provider" in self.config:
+                fields.setdefault("provider", to_raw(self.config["provider"]))
+            if endpoint == IMAGES:
+                self._in_newer_words(model, fields, ("quality", "style"))
+            elif endpoint == SPEECH:
+                fields.setdefault("response_format", to_raw("mp3"))  # as clients expect; here it would be pcm
+
+        return replace(route, prepare=prepare)
 
     def build_image(
         self, model: str, prompt: str, options: Mapping[str, Any]

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Final
 
+from src.ai.services.token_rules import TokenRules
 from src.core.request_id import current_request_id
 
 
@@ -15,12 +16,14 @@ from src.core.request_id import current_request_id
 class Caller:
     """`token` is the first characters of the token that was sent, `request_id` the name of the request in logs.
 
+    `rules` are what the token may be used for; `None` allows everything.
     `shares_connections` says that no query goes on while a vendor is asked, so that others may use the connection.
     """
 
     token: str = ""
     request_id: str = ""
     shares_connections: bool = False
+    rules: TokenRules | None = None
 
 
 NOBODY: Final = Caller()
@@ -33,9 +36,9 @@ def current_caller() -> Caller:
     return caller if caller.request_id else replace(caller, request_id=current_request_id())
 
 
-def identify(*, token: str) -> None:
+def identify(*, token: str, rules: TokenRules | None = None) -> None:
     """Say more of the caller, once more is known."""
-    _caller.set(replace(_caller.get(), token=token))
+    _caller.set(replace(_caller.get(), token=token, rules=rules))
 
 
 @contextmanager

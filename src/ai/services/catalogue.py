@@ -68,6 +68,15 @@ class Catalogue:
             AICacheKeys.models_by_capability(capability), lambda: list(AIModel.objects.active_for(capability))
         )
 
+    def all_active_models(self) -> list[AIModel]:
+        """Every active model of every active provider, whatever it can do, in the same order."""
+
+        def load() -> list[AIModel]:
+            rows = AIModel.objects.select_related("provider").filter(is_active=True, provider__is_active=True)
+            return list(rows.order_by("provider__sort_order", "sort_order", "id"))
+
+        return self._cached(AICacheKeys.all_active_models(), load)
+
     def admin_settings(self, admin: AbstractUser, provider: AIProvider) -> AdminProviderSettings | None:
         """The admin's own settings at the provider. Its counters may be old: they do not change the stamp."""
 

@@ -10,6 +10,7 @@ from knox.crypto import hash_token
 from src.ai.models import APIToken
 from src.ai.models.api_token import access_fields
 from src.ai.models.config_stamp import freshness
+from src.ai.services.token_rules import rules_of
 from src.core.cache.freshness import Memory
 from src.core.cache.namespaces import CacheSize, CacheTTL
 
@@ -17,7 +18,7 @@ _tokens: Memory[APIToken] = freshness.memory(size=CacheSize.TOKENS, lifetime=Cac
 
 
 def find_token(secret: str) -> APIToken | None:
-    """The token, expired or not, with its user; None where there is none.
+    """The token, expired or not, with its user and its rules; None where there is none.
 
     Those of staff are kept in this process's memory, by digest. The caller's copy is its own to change. What is not
     kept of a user is read when it is asked for, as a deferred field is.
@@ -29,6 +30,7 @@ def find_token(secret: str) -> APIToken | None:
         kept = _load(digest)
         if kept is None:
             return None
+        rules_of(kept)  # once, for all copies
         if stamp and access_fields() and kept.user.is_staff:  # a customer's rights change without a new stamp
             _tokens.put(digest, stamp, kept)
     token = copy(kept)

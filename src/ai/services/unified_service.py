@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.models import AbstractUser
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import InterfaceError, OperationalError, close_old_connections
+from django.utils.functional import LazyObject
 
 from src.ai.exceptions import (
     ContentInvalid,
@@ -36,19 +39,20 @@ from src.ai.providers.base import OPERATIONS, BaseProvider
 from src.ai.providers.content import check_article, parse_keywords
 from src.ai.providers.registry import AIProviderRegistry, get_provider_instance
 from src.ai.results import Article, Media, Reply, ReplyIterator, ReplyStream, ResultInfo, Usage
-from src.ai.services import execution
+from src.ai.services import execution, rates
 from src.ai.services.access import ModelAccessState, check_admin, choose_key, choose_key_source
 from src.ai.services.caller import current_caller
-from src.ai.services.catalogue import Catalogue
+from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.ledger.entries import Settle, total_cost
 from src.ai.services.ledger.estimates import guessed_usage
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
 from src.ai.services.media import checked_audio, checked_image
+from src.ai.services.token_rules import TokenRules, allows, check
 from src.ai.services.usage import aannounce, announce, call_facts, keep_texts
 from src.core.database import lend_connections
-from src.core.loop import io_loop, loop_is_running_here
+from src.core.loop import io_loop, loop_is_running_here, sync_caller_waits
 
 ROLES: Final = ("system", "user", "assistant")
 
@@ -111,6 +115,12 @@ class PreparedCall:
     meter: Meter
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    rules: TokenRules | None = None
+
+    @property
+    def rates(self) -> rates.holding:
+        """What holds the call's place among those of its token."""
+        return rates.holding(self.rules, self.meter.facts.lease_seconds)
 
     @property
     def facts(self) -> ResultInfo:
@@ -296,7 +306,7 @@ class UnifiedAIService:
         Each is a dict with id, name, model_id, provider{slug,name}, capabilities, is_active, is_free, access_state,
         pricing{input,output} (US$ per 1M tokens, `Decimal` or None) and limits{max_tokens,context_window} (tokens).
         """
-        return describe_models(models_with(capability), check_admin(admin))
+        return describe_models(models_with(capability), check_admin(admin), capability)
 
     @classmethod
     async def aget_available_models(cls, capability: str, admin: AbstractUser | None) -> list[dict[str, Any]]:
@@ -322,10 +332,11 @@ class UnifiedAIService:
         *,
         admin: AbstractUser | None = None,
         catalogue: Catalogue | None = None,
+        rules: TokenRules | None = None,
     ) -> AIModel:
-        """The provider's active model or, over all providers, the first that `admin` may use.
+        """The provider's active model or, over all providers, the first that `admin` and the token may use.
 
-        Where the admin may use none of them it is the first: the steps after this one say why not.
+        Where they may use none of them it is the first: the steps after this one say why not.
         """
         catalogue = catalogue or Catalogue()
         if provider_slug:
@@ -338,6 +349,7 @@ class UnifiedAIService:
         models = catalogue.active_models(capability)
         if not models:
             raise NoActiveModelAnyProvider(capability=capability)
+        models = [model for model in models if allows(rules, model, capability)] or models
         usable = (model for model in models if admin and cls._access_state(model, admin, catalogue).is_available)
         return next(usable, models[0])
 
@@ -409,6 +421,11 @@ class UnifiedAIService:
     @classmethod
     def _call(cls, request: Request) -> Any:
         call = cls._prepare_here(request)
+        with call.rates:
+            return cls._result(call)
+
+    @classmethod
+    def _result(cls, call: PreparedCall) -> Any:
         meter = call.meter
         meter.open()
         try:
@@ -427,12 +444,18 @@ class UnifiedAIService:
 
     @classmethod
     async def _acall(cls, request: Request) -> Any:
-        call = await sync_to_async(cls._prepare)(request)
+        call = await cls._aprepare(request)
+        async with call.rates:
+            return await cls._aresult(call)
+
+    @classmethod
+    async def _aresult(cls, call: PreparedCall) -> Any:
         meter = call.meter
         await meter.aopen()
         try:
             answer = await cls.execute_async(call.operation, call.provider, *call.args, **call.kwargs)
-            result = await sync_to_async(cls._checked)(call, answer)
+            check = sync_to_async(cls._checked) if call.operation in _SLOW_CHECKS else None
+            result = await check(call, answer) if check else cls._checked(call, answer)
         except Exception as error:
             await cls._aincrement_usage(call, meter.failure(error))
             raise
@@ -447,6 +470,11 @@ class UnifiedAIService:
     @classmethod
     def _iterate(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
         """Nothing, once the call is reserved; then the deltas."""
+        with call.rates:
+            yield from cls._deltas(call, stream)
+
+    @classmethod
+    def _deltas(cls, call: PreparedCall, stream: ReplyStream) -> Iterator[str]:
         stream.info.update(call.facts)
         meter = call.meter
         errands = meter.desk.errands
@@ -478,7 +506,13 @@ class UnifiedAIService:
 
     @classmethod
     async def _aiterate(cls, request: Request, info: ResultInfo) -> AsyncIterator[str]:
-        call = await sync_to_async(cls._prepare)(request)
+        call = await cls._aprepare(request)
+        async with call.rates, aclosing(cls._adeltas(call, info)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    @classmethod
+    async def _adeltas(cls, call: PreparedCall, info: ResultInfo) -> AsyncGenerator[str]:
         meter = call.meter
         stream = execution.stream(call.provider, *call.args, **call.kwargs)
         info.update(call.facts)
@@ -515,21 +549,32 @@ class UnifiedAIService:
         return cls._prepare(request)
 
     @classmethod
+    async def _aprepare(cls, request: Request) -> PreparedCall:
+        """On the loop where all it takes is in memory; else, and where it may be in a transaction, in a thread."""
+        if not (isinstance(request.admin, LazyObject) or sync_caller_waits()):
+            # What was not foreseen to need a query is `SynchronousOnlyOperation`: Django's, of a model field left out.
+            with suppress(NotInMemory, SynchronousOnlyOperation):
+                return cls._prepared(request, Catalogue(memory_only=True))
+        return await sync_to_async(cls._prepare)(request)
+
+    @classmethod
     def _prepare(cls, request: Request) -> PreparedCall:
         try:
-            return cls._prepared(request)
+            return cls._prepared(request, Catalogue())
         except (InterfaceError, OperationalError) as error:
             close_old_connections()  # a thread that serves no requests would keep a broken one for ever
             raise LedgerUnavailable(retry_after=1) from error
 
     @classmethod
-    def _prepared(cls, request: Request) -> PreparedCall:
-        admin = check_admin(request.admin)
-        catalogue = Catalogue()
+    def _prepared(cls, request: Request, catalogue: Catalogue) -> PreparedCall:
+        admin, rules = check_admin(request.admin), current_caller().rules
         if request.pk is not None:
             model = cls._get_model(request.pk, request.capability, catalogue=catalogue)
         else:
-            model = cls._get_active_model(request.capability, request.provider_slug, admin=admin, catalogue=catalogue)
+            model = cls._get_active_model(
+                request.capability, request.provider_slug, admin=admin, catalogue=catalogue, rules=rules
+            )
+        check(rules, model, request.capability)
         cls._check_access(model, admin, catalogue=catalogue)
         provider = cls._get_provider_instance(model, admin, catalogue=catalogue)
         own = catalogue.admin_settings(admin, model.provider)
@@ -557,6 +602,7 @@ class UnifiedAIService:
             meter=meter,
             args=request.args,
             kwargs={**request.kwargs, "model": model.model_id},
+            rules=rules,
         )
 
     @classmethod
@@ -648,3 +694,4 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "generate_image": checked_image,
     "text_to_speech": checked_audio,
 }
+_SLOW_CHECKS: Final = frozenset({"generate_image", "text_to_speech"})  # megabytes are decoded: in a thread

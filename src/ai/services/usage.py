@@ -21,6 +21,7 @@ from src.ai.services.caller import current_caller
 from src.ai.services.ledger.entries import CallFacts, Limit, Standing
 from src.ai.services.ledger.estimates import highest_cost
 from src.ai.services.ledger.meter import Settled
+from src.ai.services.token_rules import TokenRules
 from src.ai.signals import ai_call_settled, ai_key_failing, ai_limit_near
 from src.core.months import Month, month_of
 
@@ -31,14 +32,26 @@ KEY_FAILURES: Final = frozenset({ProviderAuthFailed.code, ProviderNoCredit.code}
 
 
 def limits_of(
-    *, provider: AIProvider, admin: AbstractUser, own: AdminProviderSettings | None, source: KeySource, month: Month
+    *,
+    provider: AIProvider,
+    admin: AbstractUser,
+    own: AdminProviderSettings | None,
+    source: KeySource,
+    month: Month,
+    rules: TokenRules | None = None,
 ) -> tuple[Limit, ...]:
-    """The limits that hold for a call of `admin`, their own first. What the shared key pays for has its budget too."""
+    """The limits that hold for a call of `admin`, their own first.
+
+    What the shared key pays for has its budget too, and so may the token have by which the call is made.
+    """
     period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username()[:150], month=month.first)
     limits = [Limit(period, *limits_of_admin(provider, own))]
     if source is KeySource.SHARED and provider.shared_monthly_budget is not None:
         shared = Period.of_shared_key(provider.pk, provider.slug, month=month.first)
         limits.append(Limit(shared, None, provider.shared_monthly_budget))
+    if rules is not None and rules.monthly_budget is not None:
+        token = Period.of_token(rules.token, admin.pk, period.admin_name, month=month.first)
+        limits.append(Limit(token, None, rules.monthly_budget))
     return tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None)
 
 
@@ -70,11 +83,16 @@ def call_facts(
     ]
     if source is KeySource.SHARED:
         periods.append(Period.of_shared_key(provider.pk, provider.slug, month=month.first))
+    rules = caller.rules
+    budget_token = rules.token if rules is not None and rules.monthly_budget is not None else ""
+    if budget_token:
+        periods.append(Period.of_token(budget_token, admin.pk, admin_period.admin_name, month=month.first))
     return CallFacts(
         month=month.first,
         admin_id=admin.pk,
         admin_name=admin_period.admin_name,
         token=caller.token,
+        budget_token=budget_token,
         key_source=source.value,
         provider_id=provider.pk,
         provider_slug=provider.slug,
@@ -89,7 +107,7 @@ def call_facts(
         held_cost=highest_cost(model, capability, args, kwargs) or Decimal(0),
         lease_seconds=seconds + LEASE_MARGIN,
         periods=tuple(periods),
-        limits=limits_of(provider=provider, admin=admin, own=own, source=source, month=month),
+        limits=limits_of(provider=provider, admin=admin, own=own, source=source, month=month, rules=rules),
     )
 
 

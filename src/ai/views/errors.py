@@ -13,7 +13,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 from src.ai.exceptions import AIError, http_status
-from src.ai.views.limits import limit_headers
+from src.ai.services.limit_headers import limit_headers
 
 
 class ExceptionHandler(handler.ExceptionHandler):

@@ -32,12 +32,13 @@ from src.ai.serializers.content_generation_serializer import (
 from src.ai.serializers.image_generation_serializer import ImageGenerationResponseSerializer, ImageGenerationSerializer
 from src.ai.services.caller import Caller, calling, identify
 from src.ai.services.ledger.entries import Standing
+from src.ai.services.limit_headers import limit_headers
 from src.ai.services.listing import describe_models, describe_providers, models_with, providers_with
 from src.ai.services.media import save_all
+from src.ai.services.token_rules import rules_of
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.filters import AvailableModelFilter
 from src.ai.views.idempotency import idempotent
-from src.ai.views.limits import limit_headers
 from src.ai.views.pagination import CataloguePagination
 from src.ai.views.streaming import EventStreamRenderer, StreamingMixin, or_stream
 
@@ -130,7 +131,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         """The models that have a capability, active ones first, and whether you may use them."""
         page = self.paginate_queryset(self.filter_queryset(models_with(capability)))
         return self.get_paginated_response(
-            AvailableModelSerializer(describe_models(page or (), self._admin), many=True).data
+            AvailableModelSerializer(describe_models(page or (), self._admin, capability), many=True).data
         )
 
     @extend_schema(
@@ -167,7 +168,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         """Once it is known who that is, the books may know it too."""
         super().initial(request, *args, **kwargs)
         if isinstance(request.auth, APIToken):
-            identify(token=request.auth.token_key)
+            identify(token=request.auth.token_key, rules=rules_of(request.auth))
 
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         """Say what is left of the limits."""

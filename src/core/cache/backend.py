@@ -22,7 +22,7 @@ _NO_ANSWER = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
 _UNABLE = (exceptions.ReadOnlyError, exceptions.OutOfMemoryError, exceptions.ClusterDownError)
 
 
-def _means_away(error: Exception) -> bool:
+def means_away(error: Exception) -> bool:
     """Whether Redis does not answer, or answers that it can't do its work now."""
     # MISCONF: it could not save to its disk. The one such answer that has no class of its own.
     return isinstance(error, (*_NO_ANSWER, *_UNABLE)) or str(error).startswith("MISCONF")
@@ -130,7 +130,7 @@ class RedisCache(django_redis.RedisCache):  # type: ignore[misc]  # django-redis
         try:
             return operation(*args, **kwargs)
         except (OSError, exceptions.RedisError) as error:
-            if not _means_away(error):
+            if not means_away(error):
                 raise
             self._outage.begin(error, self._attempt)
             return without

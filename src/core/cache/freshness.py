@@ -102,7 +102,8 @@ class Freshness:
             self._notice(stamp)
             return stamp
         if self._written and connection in self._written:
-            self._written.discard(connection)
+            with self._lock:
+                self._written.discard(connection)
             self.forget()
         test = connection.atomic_blocks[-1] if connection.atomic_blocks else None
         known = self._known
@@ -115,6 +116,8 @@ class Freshness:
 
     def believed(self) -> str | None:
         """The stamp, where it is known without a query: for a loop, which waits for no database. None says nothing."""
+        if self._written:
+            self._look_after_writers()
         known = self._known
         if known is None or known.test is not None or self._written or monotonic() - known.read_at >= BELIEVED_FOR:
             return None
@@ -143,9 +146,18 @@ class Freshness:
         if connection.autocommit:
             return
         # For the writer itself, which may read again before `forget` is called: after other callbacks, or after none.
-        self._written.add(connection)
+        with self._lock:
+            self._written.add(connection)
         if connection.atomic_blocks and not _is_test_case(connection.atomic_blocks[0]):
             transaction.on_commit(self.forget, using=connection.alias, robust=True)
+
+    def _look_after_writers(self) -> None:
+        """Forget the stamp for those whose transaction has ended: their threads may never ask again."""
+        with self._lock:
+            ended = [connection for connection in self._written if not _in_transaction(connection)]
+            self._written.difference_update(ended)
+        if ended:
+            self.forget()
 
     def _believe(self, known: _Known) -> None:
         with self._lock:
@@ -166,7 +178,11 @@ def _in_transaction_of_its_own(connection: BaseDatabaseWrapper) -> bool:
     """Whether what `connection` sees may be its own alone. A test case's transaction stands for none at all."""
     if connection.atomic_blocks:
         return not _is_test_case(connection.atomic_blocks[-1])
-    return connection.connection is not None and not connection.autocommit
+    return _in_transaction(connection)
+
+
+def _in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    return connection.in_atomic_block or (connection.connection is not None and not connection.autocommit)
 
 
 def _is_test_case(block: Atomic) -> bool:

@@ -40,6 +40,10 @@ class AICacheKeys:
         return f"ai_models_by_capability_{quote(capability)}"
 
     @staticmethod
+    def all_active_models() -> str:
+        return "ai_all_active_models"
+
+    @staticmethod
     def model(pk: int) -> str:
         return f"ai_model_{pk}"
 

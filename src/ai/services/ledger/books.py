@@ -51,6 +51,7 @@ _RESERVED: Final = (
     "admin_id",
     "admin_name",
     "token",
+    "budget_token",
     "key_source",
     "provider_id",
     "provider_slug",
@@ -103,6 +104,7 @@ _PERIOD: Final = (
     "admin_name",
     "model_id",
     "model_name",
+    "token",
 )
 _BEGIN: Final[Mapping[str, SQL]] = {"postgresql": ("BEGIN", ()), "sqlite": ("BEGIN IMMEDIATE", ())}
 _PLACES: Final = {"cost": MONEY_PLACES, "held_cost": MONEY_PLACES, "audio_seconds": 3}
@@ -296,6 +298,7 @@ class Books:
                 period.admin_name,
                 period.model_id,
                 period.model_name,
+                period.token,
             ]
             for _, period in sorted(periods.items())
         ]
@@ -402,6 +405,7 @@ class Books:
             facts.admin_id,
             facts.admin_name,
             facts.token,
+            facts.budget_token,
             facts.key_source,
             facts.provider_id,
             facts.provider_slug,

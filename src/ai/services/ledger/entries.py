@@ -32,6 +32,7 @@ class CallFacts:
     admin_id: int
     admin_name: str
     token: str
+    budget_token: str  # the token, if it has a budget
     key_source: str
     provider_id: int
     provider_slug: str
@@ -133,6 +134,7 @@ def facts_of(row: Any, periods: tuple[Period, ...]) -> CallFacts:
         admin_id=row.admin_id,
         admin_name=row.admin_name,
         token=row.token,
+        budget_token=row.budget_token,
         key_source=row.key_source,
         provider_id=row.provider_id,
         provider_slug=row.provider_slug,
@@ -161,4 +163,6 @@ def periods_of(row: Any) -> tuple[Period, ...]:
     ]
     if row.key_source == "shared":
         periods.append(Period.of_shared_key(*provider, month=month))
+    if row.budget_token:
+        periods.append(Period.of_token(row.budget_token, row.admin_id, row.admin_name, month=month))
     return tuple(periods)

@@ -32,9 +32,20 @@ def highest_cost(model: AIModel, capability: str, args: Iterable[Any], kwargs: M
         return None
     size = sum(len(text.encode("utf-8", "replace")) for text in _texts((args, kwargs)))
     size += FORM_TOKENS.get(capability, FORM_TOKENS_ELSE)
-    reply = kwargs.get("max_tokens") or model.max_tokens or settings.AI_DEFAULT_MAX_TOKENS
-    replies = kwargs.get("n") or 1
-    return (size * model.pricing_input + reply * replies * model.pricing_output) / MILLION
+    reply = kwargs.get("max_tokens") or longest_reply(model)
+    return cost_at_most(model, size, reply * (kwargs.get("n") or 1))
+
+
+def longest_reply(model: AIModel) -> int:
+    """The tokens that a reply may have where nobody asks for less: the model's own maximum, as far as it is known."""
+    return model.max_tokens or int(settings.AI_DEFAULT_MAX_TOKENS)
+
+
+def cost_at_most(model: AIModel, input_tokens: int, output_tokens: int) -> Decimal | None:
+    """What so many tokens cost at the model's prices, in US$; `None` where one is not known."""
+    if model.pricing_input is None or model.pricing_output is None:
+        return None
+    return (input_tokens * model.pricing_input + output_tokens * model.pricing_output) / MILLION
 
 
 def guessed_usage(counted: Usage | None, args: Iterable[Any], kwargs: Mapping[str, Any], reply: str) -> Usage:

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, cast
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.formats import date_format
+from django.utils.text import format_lazy
 
 from src.ai.exceptions import (
     AIError,
@@ -269,7 +270,9 @@ class Meter(Attempts):
         }
         if not outcome.over_budget:
             raise MonthlyLimitReached(limit=limit.requests, **facts)
-        raise BudgetExhausted(budget=_plain(limit.budget), whose=BUDGET_OF[limit.period.scope.value], **facts)
+        whose_budget = cast(str, BUDGET_OF[limit.period.scope.value])
+        whose = format_lazy(whose_budget, provider_name=self._provider_name, token=limit.period.token)
+        raise BudgetExhausted(budget=_plain(limit.budget), whose=whose, **facts)
 
     def _give_back(self, attempt: _Attempt, settlements: Sequence[Settle] = ()) -> None:
         """Nothing may stay held by a reservation whose fate is not known, and what came with it has to be written."""

@@ -100,7 +100,10 @@ def _differences(period: UsagePeriod) -> Iterator[Difference]:
 
 def _periods_of_records() -> Iterator[Period]:
     """Every period that a record counts in."""
-    who, what = ("admin_id", "admin_name", "key_source"), ("provider_id", "provider_slug", "model_id", "model_name")
+    who, what = (
+        ("admin_id", "admin_name", "key_source", "budget_token"),
+        ("provider_id", "provider_slug", "model_id", "model_name"),
+    )
     for row in UsageRecord.objects.order_by().values_list("month", *who, *what, named=True).distinct():
         yield from periods_of(row)
 
@@ -110,6 +113,8 @@ def records_of(period: UsagePeriod) -> QuerySet[UsageRecord]:
     records = UsageRecord.objects.filter(month=period.month)
     if period.scope == UsagePeriod.Scope.MODEL:
         return records.filter(model=period.model_id)
+    if period.scope == UsagePeriod.Scope.TOKEN:
+        return records.filter(budget_token=period.token)
     records = records.filter(provider=period.provider_id)
     if period.scope == UsagePeriod.Scope.ADMIN:
         return records.filter(admin=period.admin_id)

@@ -318,14 +318,18 @@ class Desk:
     transaction on SQLite is submitted once more, so that it is on the books whether or not the caller commits.
     """
 
-    def __init__(self) -> None:
-        connection = connections[router.db_for_write(UsageRecord)]
+    def __init__(self, errands: Errands | None = None) -> None:
+        """`errands` are those that the caller's thread does already, where it does any."""
+        alias = router.db_for_write(UsageRecord)
+        # Of this thread's own; on a loop there is none, and none is made.
+        opened = (other for other in connections.all(initialized_only=True) if other.alias == alias)
+        connection = next(opened, None)
         self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
-        if connection.in_atomic_block:
+        if connection is not None and connection.in_atomic_block:
             in_test_case = connection.atomic_blocks[0]._from_testcase  # type: ignore[attr-defined]  # as `durable` asks
             if in_test_case or connection.vendor == "sqlite":
-                self.errands = Errands()
+                self.errands = errands or Errands()
                 self._again = not in_test_case
                 self._connection = connection
 

@@ -1,0 +1,138 @@
+"""The endpoints: who asks, for what, and who answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from src.ai.exceptions import AIError, HTTPSRequired, InvalidRequest, MethodNotAllowed, NoSuchModel, UnknownURL
+from src.ai.models import AIModel
+from src.ai.providers.passthrough import IMAGES, Fields
+from src.ai.services.caller import Caller, calling
+from src.ai.services.catalogue import Catalogue, NotInMemory
+from src.ai.services.gateway.bodies import is_list, read_field, read_fields
+from src.ai.services.gateway.passing import Passage
+from src.ai.services.gateway.routing import CAPABILITIES, find_target, model_name, usable_models
+from src.ai.services.gateway.sessions import Session, open_session
+from src.ai.services.gateway.translating import translate
+from src.ai.services.gateway.wire import JSON, Request, Responder, error_answer, server_error
+from src.core.database import lend_connections
+
+logger = logging.getLogger(__name__)
+
+PREFIX: Final = "/v1"
+MODELS: Final = "models"
+# What a body must have; the rest is between the caller and the vendor.
+_REQUIRED: Final[Mapping[str, tuple[str, type | None]]] = {
+    "chat/completions": ("messages", list),
+    "images/generations": ("prompt", str),
+    "audio/speech": ("input", str),
+    "embeddings": ("input", None),
+}
+
+
+async def answer(request: Request, responder: Responder) -> None:
+    """Answer a request, whatever becomes of it."""
+    try:
+        await _answer(request, responder)
+    except AIError as error:
+        refused = error_answer(error, request)
+        await responder.send(refused.status, refused.headers, refused.body)
+    except Exception:
+        logger.exception("A request to the gateway failed", extra={"path": request.path})
+        refused = server_error()
+        await responder.send(refused.status, refused.headers, refused.body)
+
+
+async def _answer(request: Request, responder: Responder) -> None:
+    if settings.SECURE_SSL_REDIRECT and not request.is_secure:
+        raise HTTPSRequired()
+    session = await open_session(request)
+    session.check()
+    endpoint = request.path
+    if endpoint in CAPABILITIES:
+        _check_method(request, "POST")
+        caller = Caller(token=session.token.token_key, request_id=request.request_id, shares_connections=True)
+        with calling(caller):
+            await _generate(session, endpoint, request, responder)
+    elif endpoint == MODELS:
+        _check_method(request, "GET")
+        models = await _usable(session, request)
+        await _send(responder, {"object": "list", "data": [_describe(model) for model in models]})
+    elif endpoint.startswith(f"{MODELS}/"):
+        _check_method(request, "GET")
+        name = unquote(endpoint.removeprefix(f"{MODELS}/"))
+        await _send(responder, _describe(_find(await _usable(session, request), name)))
+    else:
+        raise UnknownURL(method=request.method, path=f"{PREFIX}/{endpoint}")
+
+
+async def _generate(session: Session, endpoint: str, request: Request, responder: Responder) -> None:
+    body = await request.read_body()
+    fields = read_fields(body)
+    _check_required(endpoint, fields)
+    name = read_field(fields, "model", str)
+    if name is None and endpoint == IMAGES:
+        name = "image"  # OpenAI's own default is a model of its own
+    if not name:
+        raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
+    target = await find_target(session, endpoint, name, request)
+    if target.route is None:
+        await translate(session, target, fields, responder)
+    else:
+        await Passage(session, target, target.route, fields, request, responder, len(body)).run()
+
+
+def _check_required(endpoint: str, fields: Fields) -> None:
+    name, kind = _REQUIRED[endpoint]
+    if kind is list:
+        if name not in fields or not is_list(fields[name]):
+            raise InvalidRequest(reason=_("'{name}' must be a list.").format(name=name), attr=name)
+    elif kind is not None:
+        read_field(fields, name, kind, required=True)
+    elif name not in fields:
+        raise InvalidRequest(reason=_("'{name}' is missing.").format(name=name), attr=name)
+
+
+def _check_method(request: Request, allowed: str) -> None:
+    if request.method != allowed:
+        raise MethodNotAllowed(method=request.method, path=f"{PREFIX}/{request.path}", allowed=allowed)
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+async def _usable(session: Session, request: Request) -> list[AIModel]:
+    try:
+        return usable_models(session, Catalogue(memory_only=True))
+    except NotInMemory:
+        return await request.run_sync(_usable_in_thread, session)
+
+
+def _usable_in_thread(session: Session) -> list[AIModel]:
+    try:
+        return usable_models(session, Catalogue())
+    finally:
+        lend_connections()
+
+
+def _find(models: list[AIModel], name: str) -> AIModel:
+    found = [model for model in models if name in (model_name(model), model.model_id)]
+    if not found:
+        raise NoSuchModel(model=name, attr="model")
+    return next((model for model in found if model_name(model) == name), found[0])
+
+
+def _describe(model: AIModel) -> dict[str, Any]:
+    created = int(model.created_at.timestamp())
+    return {"id": model_name(model), "object": "model", "created": created, "owned_by": model.provider.slug}
+
+
+async def _send(responder: Responder, answer: Mapping[str, Any]) -> None:
+    await responder.send(200, [JSON], json.dumps(answer, ensure_ascii=False).encode())

@@ -1,0 +1,465 @@
+"""A request that goes on to a vendor as it is, and an answer that comes back as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+import aiohttp
+import httpx
+import msgspec
+from django.conf import settings
+
+from src.ai.exceptions import (
+    AIError,
+    ContentBlocked,
+    ProviderBadRequest,
+    ProviderError,
+    ProviderModelNotFound,
+    ProviderRateLimited,
+)
+from src.ai.providers import errors, retry
+from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Fields, Route, encode, to_raw
+from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
+from src.ai.results import ResultInfo, Usage
+from src.ai.services.gateway.bodies import read_field
+from src.ai.services.gateway.routing import Target
+from src.ai.services.gateway.sessions import Session
+from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
+from src.ai.services.gateway.wire import Headers, Request, Responder, error_object, to_headers
+from src.ai.services.ledger.entries import CallFacts, Settle
+from src.ai.services.ledger.estimates import cost_at_most, longest_reply
+from src.ai.services.ledger.meter import Meter
+from src.ai.services.ledger.writer import Desk
+from src.ai.services.limit_headers import limit_headers
+from src.ai.services.usage import aannounce, call_facts, keep_texts
+from src.core import http
+from src.core.http import BodyTooLarge, Timeouts
+from src.core.net_guard import check_url
+from src.core.secrets import scrub
+
+KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+IMAGE_TOKENS: Final = 5000  # more than a vendor counts for an image in a message at its finest (OpenAI, 2026-11)
+_DATA_URL: Final = re.compile(rb'"data:[^"]*"')
+# What is between this process and the vendor, or is said by this server itself.
+_NOT_PASSED: Final = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"content-length",
+        b"content-encoding",
+        b"date",
+        b"server",
+        b"via",
+        b"set-cookie",
+        b"alt-svc",
+        b"strict-transport-security",
+        b"x-request-id",
+        b"cache-control",
+        b"x-accel-buffering",
+    }
+)
+# The caller's headers that a vendor may want; what names an account comes with the key.
+_PASSED_ON: Final = (b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title", b"user-agent")
+# What the vendor means for whoever wrote the request, and so in its own words.
+_PASSED_ERRORS: Final = (ProviderBadRequest, ProviderModelNotFound, ProviderRateLimited, ContentBlocked)
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A vendor's error as it goes on to the caller."""
+
+    status: int
+    body: bytes
+
+
+class Passage:
+    """One request on its way to a vendor and back."""
+
+    def __init__(
+        self,
+        session: Session,
+        target: Target,
+        route: Route,
+        fields: Fields,
+        request: Request,
+        responder: Responder,
+        size: int,
+    ) -> None:
+        """`size` is that of the caller's body in bytes."""
+        self.target = target
+        self.route = route
+        self.request = request
+        self.responder = responder
+        self.is_stream = target.endpoint == CHAT and read_field(fields, "stream", bool) is True
+        self._size = size
+        self._asked_usage = False
+        self._input = fields.get("input")
+        facts = self._facts(session, fields)
+        self.body = self._body(fields, facts)
+        self.meter = Meter(facts, Desk(request.errands), str(target.model.provider))
+
+    async def run(self) -> None:
+        """Reserve, ask, answer, settle.
+
+        Raises:
+            AIError: what went wrong before anything was answered.
+        """
+        await self.meter.aopen()
+        try:
+            response = await retry.retrying(self.target.operation, self._ask)
+        except BaseException as error:
+            await self._fail(error)
+            raise
+        try:
+            if self.is_stream and response.content_type != "application/json":
+                await self._stream(response)
+            elif self.target.endpoint == SPEECH and response.content_type != "application/json":
+                await self._pass_file(response)
+            else:
+                await self._pass_whole(response)
+        finally:
+            response.release()
+
+    # -- what goes out ---------------------------------------------------------------------------------------------
+
+    def _facts(self, session: Session, fields: Fields) -> CallFacts:
+        target = self.target
+        facts = call_facts(
+            model=target.model,
+            admin=session.admin,
+            own=target.own,
+            source=target.source,
+            capability=target.capability,
+            operation=target.operation,
+            streamed=self.is_stream,
+            seconds=target.limits.total,
+            args=(),
+            kwargs={},
+        )
+        asked = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
+        replies = read_field(fields, "n", int) or 1
+        output = (asked or longest_reply(target.model)) * max(replies, 1) if target.endpoint == CHAT else 0
+        held = cost_at_most(target.model, self._input_tokens(fields), output)
+        return replace(facts, held_cost=held or Decimal(0))
+
+    def _input_tokens(self, fields: Fields) -> int:
+        """What the request may come to: a token is at least a byte, but for images in it."""
+        if self._size < IMAGE_TOKENS or "messages" not in fields:
+            return self._size
+        shrunk, images = _DATA_URL.subn(b"", bytes(fields["messages"]))
+        return len(shrunk) + images * IMAGE_TOKENS if images else self._size
+
+    def _body(self, fields: Fields, facts: CallFacts) -> bytes:
+        route, model = self.route, self.target.model
+        fields["model"] = to_raw(model.model_id)
+        if self.target.endpoint == CHAT:
+            self._limit_reply(fields, facts)
+            if self.is_stream and route.stream_usage:
+                options = read_field(fields, "stream_options", dict) or {}
+                self._asked_usage = options.get("include_usage") is True
+                if not self._asked_usage:
+                    fields["stream_options"] = to_raw({**options, "include_usage": True})
+        if route.prepare is not None:
+            route.prepare(fields)
+        for name, value in route.extra.items():
+            fields[name] = to_raw(value)
+        return encode(fields)
+
+    def _limit_reply(self, fields: Fields, facts: CallFacts) -> None:
+        """Where the caller sets no limit: the configured one, else what a budget was held for."""
+        if "max_tokens" in fields or "max_completion_tokens" in fields:
+            return
+        limit = self.target.provider.config.get("max_tokens")
+        if limit is None and any(one.budget is not None for one in facts.limits):
+            limit = longest_reply(self.target.model)
+        if limit is not None:
+            fields[self.route.max_tokens_field] = to_raw(limit)
+
+    async def _ask(self) -> aiohttp.ClientResponse:
+        """The vendor's answer, if it is a good one; what it says is still to be read."""
+        attempt = await self.meter.begin()
+        try:
+            return await self._answered()
+        except BaseException as error:
+            attempt.failed(error)
+            raise
+
+    async def _answered(self) -> aiohttp.ClientResponse:
+        limits, call = self._limits, self.target.call
+        try:
+            check_url(self.route.url)
+            response = await (await http.session()).post(
+                self.route.url,
+                data=self.body,
+                headers=self._headers(),
+                allow_redirects=False,
+                timeout=_as_aiohttp(limits),
+            )
+        except Exception as error:
+            raise errors.from_exception(call, _as_httpx(error), limits) from error
+        if 200 <= response.status < 300:
+            return response
+        try:
+            content = await _read(response, http.ERROR_BODY_LIMIT * 100)
+        except (aiohttp.ClientError, TimeoutError, BodyTooLarge):
+            content = b""  # the status says enough
+        failure = errors.from_response(call, response.status, response.headers, content)
+        raise _with_body(failure, response.status, content, call.api_key)
+
+    @property
+    def _limits(self) -> Timeouts:
+        return self.target.streaming_limits if self.is_stream else self.target.limits
+
+    def _headers(self) -> dict[str, str]:
+        sent = self.request.headers
+        said = {name.decode("latin-1"): sent[name].decode("latin-1") for name in _PASSED_ON if name in sent}
+        media = "*/*" if self.target.endpoint == SPEECH else "application/json"
+        return {
+            **said,
+            "Content-Type": "application/json",
+            "Accept": "text/event-stream" if self.is_stream else media,
+            "Accept-Encoding": "identity",
+            **self.route.headers,
+        }
+
+    # -- what comes back -------------------------------------------------------------------------------------------
+
+    async def _pass_whole(self, response: aiohttp.ClientResponse) -> None:
+        """An answer that is read before it is passed on: an error in it has a status of its own."""
+        try:
+            content, info = await self._whole(response)
+        except BaseException as error:
+            await self._fail(error)
+            raise
+        entries = self.meter.success(info)
+        await self.responder.send(response.status, self._answer_headers(response), content)
+        await self._settle(entries, _text_of(content) if settings.AI_STORE_TEXTS else "")
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> tuple[bytes, ResultInfo]:
+        call, endpoint = self.target.call, self.target.endpoint
+        try:
+            content = await _read(response, MEDIA_LIMIT if endpoint == IMAGES else JSON_LIMIT)
+        except Exception as error:
+            raise errors.from_exception(call, _as_httpx(error), self._limits, answered=True) from error
+        try:
+            if self.route.read is not None:
+                content = self.route.read(content)
+            facts = read_facts(content)
+        except ValueError as error:
+            raise errors.invalid_response(call, str(error) or "it is no JSON") from error
+        if facts.error:
+            raise errors.from_body(call, {"error": facts.error}, response.headers)
+        return content, _info(facts, endpoint)
+
+    async def _pass_file(self, response: aiohttp.ClientResponse) -> None:
+        """A recording, passed on as it comes."""
+        await self.responder.begin(response.status, self._answer_headers(response), response.close)
+        spoken = read_field({"input": self._input} if self._input else {}, "input", str) or ""
+        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.headers.get("x-generation-id"))
+        entries: Sequence[Settle] = ()
+        try:
+            while piece := await response.content.readany():
+                self.meter.first_chunk()
+                await self.responder.write(piece)
+            await self.responder.end()
+            entries = self.meter.success(info)
+        except asyncio.CancelledError:
+            self.meter.write_soon(self.meter.left(info, info.usage))
+            raise
+        except Exception as error:
+            if not self.responder.left:
+                failure = errors.from_exception(self.target.call, _as_httpx(error), self._limits, answered=True)
+                entries = self.meter.failure(failure, info.usage)
+                raise failure from error  # the head is gone: the server breaks the connection off
+            entries = self.meter.left(info, info.usage)
+        finally:
+            await self._settle(entries)
+
+    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+        responder, meter = self.responder, self.meter
+        watch = StreamWatch(
+            hides_usage=self.route.stream_usage and not self._asked_usage, keeps_text=settings.AI_STORE_TEXTS
+        )
+        await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
+        alive = _KeepAlive(responder, watch)
+        entries: Sequence[Settle] = ()
+        try:
+            failure = await self._pump(response, watch, alive)
+            if failure is None:
+                entries = meter.success(watch.info)
+                await responder.end()
+            elif responder.left:
+                entries = meter.left(watch.info, watch.guess(self._size))
+            else:
+                entries = meter.failure(failure, watch.guess(self._size))
+                if not watch.error:
+                    await responder.write((b"" if watch.is_whole else b"\n\n") + _error_event(failure))
+                await responder.end()
+        except asyncio.CancelledError:
+            meter.write_soon(meter.left(watch.info, watch.guess(self._size)))  # nobody may be made to wait now
+            raise
+        finally:
+            alive.stop()
+            response.close()
+            await self._settle(entries, watch.text)
+
+    async def _pump(
+        self, response: aiohttp.ClientResponse, watch: StreamWatch, alive: _KeepAlive
+    ) -> ProviderError | None:
+        """Pass on whatever comes; what went wrong, if something did."""
+        content, write, call = response.content, self.responder.write, self.target.call
+        try:
+            while piece := await content.readany():
+                alive.something_came()
+                self.meter.first_chunk()
+                if passed := watch.feed(piece):
+                    await write(passed)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            watch.finish()
+            cause = errors.from_exception(call, _as_httpx(error), self._limits, answered=True)
+            return interrupted(call, cause if isinstance(cause, ProviderError) else str(cause))
+        if rest := watch.finish():
+            await write(rest)
+        if watch.error:
+            return errors.from_body(call, {"error": watch.error}, {})
+        if not watch.is_complete:
+            return interrupted(call, "the connection was closed before the end of the reply.")
+        return None
+
+    def _answer_headers(self, response: aiohttp.ClientResponse) -> Headers:
+        passed: Headers = []
+        for name, value in response.raw_headers:
+            lower = name.lower()
+            if lower not in _NOT_PASSED and not lower.startswith((b"cf-", b"access-control-")):
+                passed.append((lower, value))
+            elif lower == b"x-request-id":
+                passed.append((b"x-provider-request-id", value))
+        return passed + to_headers(limit_headers(self.meter.standings))
+
+    # -- the books -------------------------------------------------------------------------------------------------
+
+    async def _fail(self, error: BaseException) -> None:
+        entries = self.meter.failure(error)
+        if isinstance(error, Exception):
+            await self._settle(entries)
+        else:
+            self.meter.write_soon(entries)
+
+    async def _settle(self, entries: Sequence[Settle], reply: str = "") -> None:
+        if not entries:
+            return
+        settled = await self.meter.awrite(entries)
+        await aannounce(settled)
+        if settings.AI_STORE_TEXTS:
+            await self.request.run_sync(keep_texts, settled, self.body.decode("utf-8", "replace"), reply)
+
+
+class _KeepAlive:
+    """Comments on a line that is silent, so that no proxy takes it for dead."""
+
+    def __init__(self, responder: Responder, watch: StreamWatch) -> None:
+        self._responder = responder
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._last = self._loop.time()
+        self._writing: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(KEEP_ALIVE_AFTER, self._look)
+
+    def something_came(self) -> None:
+        self._last = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        silent = self._loop.time() - self._last
+        if silent >= KEEP_ALIVE_AFTER:
+            silent = 0.0
+            if self._watch.is_whole:
+                self._writing = self._loop.create_task(self._write())
+        self._timer = self._loop.call_later(KEEP_ALIVE_AFTER - silent, self._look)
+
+    async def _write(self) -> None:
+        with suppress(OSError):
+            await self._responder.write(KEEP_ALIVE)
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The whole body. Raises `BodyTooLarge`."""
+    length = response.content_length
+    if length is not None and length <= limit:
+        return await response.read()
+    parts: list[bytes] = []
+    size = 0
+    while piece := await response.content.readany():
+        size += len(piece)
+        if size > limit:
+            response.close()
+            raise BodyTooLarge(limit)
+        parts.append(piece)
+    return b"".join(parts)
+
+
+def _info(facts: Facts, endpoint: str) -> ResultInfo:
+    info = facts.info
+    if endpoint == IMAGES:
+        info.usage = replace(info.usage or Usage(), images=len(facts.data or ()))
+    elif endpoint == EMBEDDINGS and info.usage is not None:
+        info.usage = replace(info.usage, output_tokens=0) if info.usage.input_tokens else None
+    return info
+
+
+def _text_of(content: bytes) -> str:
+    return read_facts(content).text
+
+
+def _error_event(error: AIError) -> bytes:
+    return b"data: " + msgspec.json.encode({"error": error_object(error)}) + b"\n\n"
+
+
+def _with_body(error: ProviderError, status: int, content: bytes, api_key: str) -> ProviderError:
+    """The error with the vendor's own body, where the caller may see it and it has OpenAI's form."""
+    if not isinstance(error, _PASSED_ERRORS):
+        return error
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data: Any = msgspec.json.decode(content)
+        if isinstance(data, dict) and isinstance(data.get("error"), dict) and "message" in data["error"]:
+            told = {"type": None, "param": None, "code": None, **data["error"]}
+            told["message"] = error.facts.get("reason", told["message"])
+            body = scrub(msgspec.json.encode({**data, "error": told}).decode(), api_key)
+            error.facts["passed_on"] = Passed(status, body.encode())
+    return error
+
+
+def _as_aiohttp(limits: Timeouts) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte)
+
+
+def _as_httpx(error: Exception) -> Exception:
+    """The same failure of the transport by the name that `errors` knows."""
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return httpx.ConnectTimeout(str(error))
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return httpx.ReadTimeout(str(error))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return httpx.ConnectError(str(error))
+    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return httpx.ReadError("the connection was closed before the answer was complete")
+    if isinstance(error, aiohttp.ClientError):
+        return httpx.RemoteProtocolError(f"it is no HTTP: {error}")
+    return error

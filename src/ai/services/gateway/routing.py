@@ -1,0 +1,150 @@
+"""Which model a name means for the owner of a token, and how that model is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+from src.ai.exceptions import LedgerUnavailable, ModelAmbiguous, ModelLacksCapability, NoSuchModel
+from src.ai.models import AdminProviderSettings, AIModel
+from src.ai.providers.base import BaseProvider
+from src.ai.providers.errors import Call
+from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Route
+from src.ai.services.access import KeySource, ModelAccessState, choose_key_source
+from src.ai.services.catalogue import Catalogue, NotInMemory
+from src.ai.services.gateway.sessions import Session
+from src.ai.services.gateway.wire import Request
+from src.ai.services.unified_service import UnifiedAIService
+from src.core.database import lend_connections
+from src.core.http import Timeouts, timeouts
+
+# What each endpoint serves, and what the books call its operation.
+CAPABILITIES: Final[Mapping[str, tuple[str, ...]]] = {
+    CHAT: ("chat", "content"),
+    IMAGES: ("image",),
+    SPEECH: ("audio",),
+    EMBEDDINGS: ("embedding",),
+}
+OPERATIONS: Final[Mapping[str, str]] = {
+    CHAT: "chat",
+    IMAGES: "generate_image",
+    SPEECH: "text_to_speech",
+    EMBEDDINGS: "embeddings",
+}
+_ALL_CAPABILITIES: Final = frozenset(name for names in CAPABILITIES.values() for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How one token's requests to an endpoint for a model are answered. `route` is None where it is by an operation."""
+
+    endpoint: str
+    model: AIModel
+    capability: str
+    own: AdminProviderSettings | None
+    source: KeySource
+    provider: BaseProvider
+    route: Route | None
+    call: Call
+    limits: Timeouts
+    streaming_limits: Timeouts
+
+    @property
+    def operation(self) -> str:
+        return OPERATIONS[self.endpoint]
+
+
+async def find_target(session: Session, endpoint: str, name: str, request: Request) -> Target:
+    """The way of a request of `session` for the model `name`: "provider/model-id", a model id or a capability.
+
+    Raises:
+        NoSuchModel, ModelAmbiguous, ModelLacksCapability: the name means none that can do this, or several.
+        AIError: as `UnifiedAIService` has it, where the model may not be used.
+    """
+    if (target := session.targets.get((endpoint, name))) is not None:
+        return target
+    try:
+        target = _find(session, endpoint, name, Catalogue(memory_only=True))
+    except NotInMemory:
+        target = await request.run_sync(_find_in_thread, session, endpoint, name)
+    session.remember(endpoint, name, target)
+    return target
+
+
+def model_name(model: AIModel) -> str:
+    """What a model is called here."""
+    return f"{model.provider.slug}/{model.model_id}"
+
+
+def usable_models(session: Session, catalogue: Catalogue) -> list[AIModel]:
+    """The models that the token's owner may use, in the order in which they are tried."""
+    served = (model for model in catalogue.all_active_models() if _ALL_CAPABILITIES & set(model.capabilities))
+    return [model for model in served if _is_usable(model, session, catalogue)]
+
+
+def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
+    try:
+        return _find(session, endpoint, name, Catalogue())
+    except (InterfaceError, OperationalError) as error:
+        close_old_connections()
+        raise LedgerUnavailable(retry_after=1) from error
+    finally:
+        lend_connections()
+
+
+def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> Target:
+    model, capability = _choose(session, endpoint, name, catalogue)
+    admin, provider_row = session.admin, model.provider
+    UnifiedAIService._check_access(model, admin, catalogue=catalogue)
+    own = catalogue.admin_settings(admin, provider_row)
+    provider = UnifiedAIService._get_provider_instance(model, admin, catalogue=catalogue)
+    operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
+    return Target(
+        endpoint=endpoint,
+        model=model,
+        capability=capability,
+        own=own,
+        source=choose_key_source(provider=provider_row, admin=admin, own=own),
+        provider=provider,
+        route=provider.openai_route(endpoint, model.model_id),
+        call=Call(provider_row.slug, operation, provider.api_key, model.model_id),
+        limits=timeouts(operation, seconds),
+        streaming_limits=timeouts("stream_chat", seconds),
+    )
+
+
+def _choose(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> tuple[AIModel, str]:
+    """The model, and which of its capabilities serves."""
+    wanted = CAPABILITIES[endpoint]
+    if name in wanted:
+        return UnifiedAIService._get_active_model(name, admin=session.admin, catalogue=catalogue), name
+    if name in _ALL_CAPABILITIES:
+        raise ModelLacksCapability(capability=wanted[0], attr="model")
+    model = _named(session, name, catalogue)
+    capability = next((one for one in wanted if model.has_capability(one)), None)
+    if capability is None:
+        raise ModelLacksCapability(capability=wanted[0], attr="model")
+    return model, capability
+
+
+def _named(session: Session, name: str, catalogue: Catalogue) -> AIModel:
+    active = catalogue.all_active_models()
+    found = [model for model in active if model_name(model) == name] or [
+        model for model in active if model.model_id == name
+    ]
+    if not found:
+        raise NoSuchModel(model=name, attr="model")
+    if len(found) == 1:
+        return found[0]
+    usable = [model for model in found if _is_usable(model, session, catalogue)]
+    if len(usable) > 1:
+        raise ModelAmbiguous(model=name, names=", ".join(map(model_name, usable)), attr="model")
+    return usable[0] if usable else found[0]
+
+
+def _is_usable(model: AIModel, session: Session, catalogue: Catalogue) -> bool:
+    own = catalogue.admin_settings(session.admin, model.provider)
+    return ModelAccessState.calculate(model=model, admin=session.admin, own=own).is_available

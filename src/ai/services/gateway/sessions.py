@@ -1,0 +1,107 @@
+"""Whose token a request carries, and what is known of that token's requests so far."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from copy import copy
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from django.contrib.auth.models import AbstractUser
+from knox.crypto import hash_token
+
+from src.ai.exceptions import InvalidAPIKey, NotStaff, TokenExpired
+from src.ai.models import APIToken
+from src.ai.models.api_token import LAST_USE_PRECISION
+from src.ai.models.config_stamp import freshness
+from src.ai.services.gateway.wire import Request
+from src.ai.services.tokens import find_token, note_use, token_in_memory
+from src.core.cache.freshness import Memory
+from src.core.cache.namespaces import CacheSize, CacheTTL
+from src.core.database import lend_connections
+
+if TYPE_CHECKING:
+    from src.ai.services.gateway.routing import Target
+
+TARGETS_LIMIT: Final = 256  # of one token
+
+
+class Session:
+    """One token under one stamp: nothing of it changes until that does, but for what it learns.
+
+    `targets` are the ways its requests have found, by endpoint and name.
+    """
+
+    __slots__ = ("admin", "noted_at", "targets", "token")
+
+    def __init__(self, token: APIToken) -> None:
+        self.token = token
+        self.admin: AbstractUser = token.user
+        self.targets: OrderedDict[tuple[str, str], Target] = OrderedDict()
+        self.noted_at = 0.0
+
+    def check(self) -> None:
+        """Raise where the token opens nothing."""
+        if not self.admin.is_active:
+            raise InvalidAPIKey()
+        if self.token.is_expired:
+            raise TokenExpired()
+        if not self.admin.is_staff:
+            raise NotStaff()
+
+    def remember(self, endpoint: str, name: str, target: Target) -> None:
+        """Keep a target, in the place of the oldest where there are many."""
+        if len(self.targets) >= TARGETS_LIMIT:
+            self.targets.popitem(last=False)
+        self.targets[endpoint, name] = target
+
+
+_sessions: Memory[Session] = freshness.memory(size=CacheSize.TOKENS, lifetime=CacheTTL.AI)
+
+
+async def open_session(request: Request) -> Session:
+    """The session of the token in the header `Authorization: Bearer <token>`, expired or not.
+
+    Raises:
+        InvalidAPIKey: there is no such token.
+    """
+    scheme, _, secret = request.header(b"authorization").partition(" ")
+    secret = secret.strip()
+    if scheme.lower() != "bearer" or not secret or not secret.isascii():
+        raise InvalidAPIKey()
+    stamp = freshness.believed()
+    session = _sessions.get(hash_token(secret), stamp, None) if stamp else None
+    if session is None:
+        session = await request.run_sync(_open, secret)
+    await _note_use(session, request)
+    return session
+
+
+def _open(secret: str) -> Session:
+    try:
+        stamp = freshness.current()
+        token = find_token(secret)
+        if token is None:
+            raise InvalidAPIKey()
+        kept = token_in_memory(secret)
+        session = Session(kept or token)
+        if kept is not None and stamp is not None:
+            _sessions.put(kept.digest, stamp, session)
+        return session
+    finally:
+        lend_connections()
+
+
+async def _note_use(session: Session, request: Request) -> None:
+    now = monotonic()
+    if session.noted_at and now - session.noted_at < LAST_USE_PRECISION.total_seconds():
+        return
+    session.noted_at = now
+    await request.run_sync(_note, session.token)
+
+
+def _note(token: APIToken) -> None:
+    try:
+        note_use(copy(token))
+    finally:
+        lend_connections()

@@ -1,0 +1,208 @@
+"""What the books need to know of a stream of chat chunks that only passes through."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from src.ai.providers import openai_format
+from src.ai.providers.payload import read_json
+from src.ai.results import ResultInfo, Usage
+from src.ai.services.ledger.estimates import BYTES_PER_TOKEN
+
+ENDS: Final = (b"\n\n", b"\r\n\r\n")  # of an event
+READ_AFTER: Final = 4096  # bytes: what has come is read together, which is cheaper than piece by piece
+LONGEST_EVENT: Final = 4 * 1024 * 1024
+_DONE: Final = b"[DONE]"
+_NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class Facts(msgspec.Struct):
+    """A chat completion, or a chunk of one, without what nobody here needs."""
+
+    id: str | None = None
+    model: str | None = None
+    choices: list[_Choice] = []
+    usage: dict[str, Any] | None = None
+    x_groq: dict[str, Any] | None = None
+    error: Any = None
+    data: list[msgspec.Raw] | None = None  # of images
+
+    @property
+    def info(self) -> ResultInfo:
+        """The same as the providers' own reading has it."""
+        used = openai_format.find_usage({"usage": self.usage, "x_groq": self.x_groq})
+        return ResultInfo(
+            finish_reason=self.choices[0].finish_reason if self.choices else None,
+            usage=openai_format.parse_usage(used),
+            cost=openai_format.parse_decimal(used.get("cost")) if used else None,
+            model=self.model,
+            response_id=self.id,
+        )
+
+    @property
+    def text(self) -> str:
+        said = (choice.delta or choice.message for choice in self.choices)
+        return "".join(piece.content or "" for piece in said if piece)
+
+
+_decoder: Final = msgspec.json.Decoder(Facts)
+
+
+def read_facts(content: bytes) -> Facts:
+    """The facts of a completion or a chunk. What has another form than was agreed tells as much as can be read of it.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    try:
+        return _decoder.decode(content)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        data = read_json(content)
+    if not isinstance(data, dict):
+        raise ValueError("it is no JSON object")
+    if data.get("error"):
+        return Facts(error=data["error"])
+    try:
+        part = openai_format.parse_chat(data)
+    except (ValueError, TypeError, AttributeError, KeyError):
+        return Facts()
+    used = openai_format.find_usage(data)
+    choice = _Choice(_Delta(part.text), finish_reason=part.finish_reason)
+    return Facts(part.response_id, part.model, [choice], usage=dict(used) if used else None)
+
+
+class StreamWatch:
+    """Reads along: what was used, how it ended, how much was said.
+
+    Where the caller has not asked for the usage, the chunk that only exists for it stays here, as naive clients trip
+    over its empty `choices`. Everything else is passed on as it came.
+    """
+
+    def __init__(self, *, hides_usage: bool, keeps_text: bool = False) -> None:
+        self.info = ResultInfo()
+        self.error: Any = None
+        self.is_complete = False  # the vendor has said that this is the end
+        self.is_whole = True  # what was passed on ends with an event, not within one
+        self._hides_usage = hides_usage
+        self._texts: list[str] | None = [] if keeps_text else None
+        self._held = b""
+        self._unread: list[bytes] = []
+        self._unread_size = 0
+        self._chunks = 0
+        self._said = 0  # bytes of text
+
+    def feed(self, piece: bytes) -> bytes:
+        """What of a piece is to be passed on now."""
+        if self._hides_usage:
+            piece = self._without_usage(piece)
+        self._unread.append(piece)
+        self._unread_size += len(piece)
+        if self._unread_size > READ_AFTER:
+            self._read(last=False)
+        self.is_whole = piece.endswith(ENDS) if piece else self.is_whole
+        return piece
+
+    def finish(self) -> bytes:
+        """What is left to be passed on at the end."""
+        held, self._held = self._held, b""
+        if held:
+            self._unread.append(held)
+            self.is_whole = False
+        self._read(last=True)
+        return held
+
+    @property
+    def text(self) -> str:
+        """What was said, where it is kept."""
+        return "".join(self._texts or ())
+
+    def guess(self, input_bytes: int) -> Usage | None:
+        """What was used up to here, where something has come and the vendor has not counted.
+
+        Args:
+            input_bytes: the size of the request.
+        """
+        self._read(last=True)
+        counted = self.info.usage
+        if not self._chunks or counted is not None:
+            return counted
+        # Most vendors send a token a chunk, some several.
+        said = max(self._chunks, -(-self._said // BYTES_PER_TOKEN))
+        return Usage(input_tokens=-(-input_bytes // BYTES_PER_TOKEN), output_tokens=said)
+
+    def _without_usage(self, piece: bytes) -> bytes:
+        if self._held:
+            piece, self._held = self._held + piece, b""
+        if not piece.endswith(ENDS):
+            cut = max(piece.rfind(end) + len(end) if end in piece else 0 for end in ENDS)
+            if len(piece) - cut <= LONGEST_EVENT:
+                piece, self._held = piece[:cut], piece[cut:]
+        if not any(mark in piece for mark in _NO_CHOICES):
+            return piece
+        end = ENDS[1] if ENDS[1] in piece else ENDS[0]
+        return end.join(event for event in piece.split(end) if not self._is_usage(event))
+
+    def _is_usage(self, event: bytes) -> bool:
+        if not any(mark in event for mark in _NO_CHOICES):
+            return False
+        for line in event.splitlines():
+            if line.startswith(b"data:"):
+                facts = _facts_of(line)
+                if facts is not None and facts.usage and not facts.choices and not facts.error:
+                    self._note(facts)
+                    return True
+        return False
+
+    def _read(self, *, last: bool) -> None:
+        content, self._unread, self._unread_size = b"".join(self._unread), [], 0
+        if not last:
+            cut = content.rfind(b"\n") + 1
+            content, rest = content[:cut], content[cut:]
+            if rest and len(rest) <= LONGEST_EVENT:
+                self._unread, self._unread_size = [rest], 0
+        for line in content.splitlines():
+            if not line.startswith(b"data:"):
+                continue
+            if line[5:].strip() == _DONE:
+                self.is_complete = True
+            elif (facts := _facts_of(line)) is not None:
+                self._note(facts)
+
+    def _note(self, facts: Facts) -> None:
+        info = self.info
+        if info.response_id is None:
+            info.response_id, info.model = facts.id, facts.model
+        if facts.error:
+            self.error = facts.error
+        if facts.usage is not None or facts.x_groq is not None:
+            told = facts.info
+            info.usage = told.usage or info.usage
+            info.cost = info.cost if told.cost is None else told.cost
+        if not facts.choices:
+            return
+        self._chunks += 1
+        if text := facts.text:
+            self._said += len(text.encode("utf-8", "replace"))
+            if self._texts is not None:
+                self._texts.append(text)
+        if reason := facts.choices[0].finish_reason:
+            info.finish_reason, self.is_complete = reason, True
+
+
+def _facts_of(line: bytes) -> Facts | None:
+    try:
+        return read_facts(line[5:])
+    except ValueError:
+        return None

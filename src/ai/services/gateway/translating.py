@@ -1,0 +1,245 @@
+"""A request in OpenAI's form, for a provider that does not speak it: said by one of its operations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import aclosing
+from time import time
+from typing import Any, Final, cast
+from uuid import uuid4
+
+from django.utils.translation import gettext as _
+
+from src.ai.exceptions import AIError, InvalidRequest, UnsupportedParameter
+from src.ai.providers.passthrough import CHAT, IMAGES, SPEECH, Fields, to_value
+from src.ai.results import Media, ReplyStream, ResultInfo, Usage
+from src.ai.services.gateway.bodies import read_field
+from src.ai.services.gateway.routing import Target
+from src.ai.services.gateway.sessions import Session
+from src.ai.services.gateway.wire import JSON, Headers, Responder, error_object, to_headers
+from src.ai.services.limit_headers import limit_headers
+from src.ai.services.unified_service import UnifiedAIService
+
+KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
+EVENT_STREAM: Final[Headers] = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+# What would change the reply in a way that an operation can't: to leave it out would be to answer another question.
+_CHANGES_MEANING: Final = ("tools", "tool_choice", "functions", "function_call", "response_format", "audio", "logprobs")
+_WAV_HEADER: Final = 44
+
+
+async def translate(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+    """Answer a request by the operation that serves it.
+
+    Raises:
+        AIError: what went wrong before anything was answered. `UnsupportedParameter` names what can't be said.
+    """
+    if target.endpoint == CHAT:
+        await _chat(session, target, fields, responder)
+    elif target.endpoint == IMAGES:
+        await _image(session, target, fields, responder)
+    elif target.endpoint == SPEECH:
+        await _speech(session, target, fields, responder)
+    else:
+        raise UnsupportedParameter(
+            model=target.model.model_id,
+            param="model",
+            hint=_("This provider makes no embeddings."),
+            attr="model",
+        )
+
+
+# -- chat --------------------------------------------------------------------------------------------------------------
+
+
+async def _chat(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+    asked = {**_chat_arguments(target, fields), "admin": session.admin, "model_id": target.model.pk}
+    made = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": target.model.model_id}
+    if read_field(fields, "stream", bool):
+        stream = UnifiedAIService.astream_chat(**asked)
+        options = read_field(fields, "stream_options", dict) or {}
+        await _stream(stream, made, responder, with_usage=options.get("include_usage") is True)
+        return
+    reply = await UnifiedAIService.achat(**asked)
+    message = {"role": "assistant", "content": str(reply), "refusal": None}
+    answer = {
+        **made,
+        "id": reply.response_id or made["id"],
+        "object": "chat.completion",
+        "choices": [
+            {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish_reason(reply.finish_reason)}
+        ],
+        "usage": _usage(reply.usage),
+    }
+    await _send(responder, answer, reply.info)
+
+
+def _chat_arguments(target: Target, fields: Fields) -> dict[str, Any]:
+    for name in _CHANGES_MEANING:
+        if name in fields and to_value(fields[name]) not in (None, [], "none", "auto", False, {"type": "text"}):
+            raise _unsupported(target, name)
+    if (read_field(fields, "n", int) or 1) != 1:
+        raise _unsupported(target, "n")
+    turns = [_turn(target, turn, number) for number, turn in enumerate(read_field(fields, "messages", list) or ())]
+    system = "\n\n".join(text for role, text in turns if role == "system")
+    talk = [{"role": role, "content": text} for role, text in turns if role != "system"]
+    if not talk or talk[-1]["role"] != "user":
+        raise InvalidRequest(reason=_("The last of 'messages' must be the user's."), attr="messages")
+    limit = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
+    return {
+        "message": talk[-1]["content"],
+        "conversation_history": talk[:-1],
+        "system_message": system or None,
+        "temperature": _number(fields, "temperature"),
+        "max_tokens": limit,
+    }
+
+
+def _turn(target: Target, turn: object, number: int) -> tuple[str, str]:
+    where = f"messages[{number}]"
+    if not isinstance(turn, Mapping) or not isinstance(role := turn.get("role"), str):
+        raise InvalidRequest(reason=_("'{name}' must be a message with a role.").format(name=where), attr="messages")
+    if role not in ("system", "developer", "user", "assistant") or turn.get("tool_calls"):
+        raise _unsupported(target, f"{where}.role={role}")
+    content = turn.get("content")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    texts = []
+    for part in parts:
+        if not isinstance(part, Mapping) or part.get("type") not in ("text", "refusal"):
+            raise _unsupported(target, f"{where}.content")
+        text = part.get("text")
+        if not isinstance(text, str):
+            raise InvalidRequest(reason=_("'{name}' must have a text as content.").format(name=where), attr="messages")
+        texts.append(text)
+    return "system" if role == "developer" else role, "".join(texts)
+
+
+async def _stream(stream: ReplyStream, made: Mapping[str, Any], responder: Responder, *, with_usage: bool) -> None:
+    def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        usage = {"usage": None} if with_usage else {}
+        return _event({**made, "object": "chat.completion.chunk", "choices": [choice], **usage})
+
+    async with aclosing(stream):
+        first = await anext(stream)  # what is refused has a status of its own
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        headers = EVENT_STREAM + to_headers(limit_headers(stream.info.standings))
+        await responder.begin(200, headers, task.cancel)
+        stream.patience = KEEP_ALIVE_AFTER
+        await responder.write(chunk({"role": "assistant", "content": ""}) + chunk({"content": first}))
+        try:
+            async for text in stream:
+                await responder.write(chunk({"content": text}) if text else b": keep-alive\n\n")
+        except AIError as error:
+            await responder.write(_event({"error": error_object(error)}))
+        except asyncio.CancelledError:
+            if not responder.left:
+                raise
+            task.uncancel()
+            return
+        else:
+            await responder.write(chunk({}, _finish_reason(stream.info.finish_reason)))
+            if with_usage:
+                usage = _usage(stream.info.usage)
+                await responder.write(
+                    _event({**made, "object": "chat.completion.chunk", "choices": [], "usage": usage})
+                )
+            await responder.write(b"data: [DONE]\n\n")
+    await responder.end()
+
+
+# -- images and speech -------------------------------------------------------------------------------------------------
+
+
+async def _image(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+    asked = {name: read_field(fields, name, str) for name in ("size", "quality", "style")}
+    made = await UnifiedAIService.agenerate_image(
+        prompt=read_field(fields, "prompt", str, required=True),
+        admin=session.admin,
+        model_id=target.model.pk,
+        n=read_field(fields, "n", int),
+        size=None if asked["size"] == "auto" else asked["size"],
+        quality=None if asked["quality"] == "auto" else asked["quality"],
+        style=asked["style"],
+    )
+    as_url = read_field(fields, "response_format", str) == "url"
+    rows = [
+        {"url": f"data:{media.content_type};base64,{media.base64()}"} if as_url else {"b64_json": media.base64()}
+        for media in made.all
+    ]
+    await _send(responder, {"created": int(time()), "data": rows}, made.info)
+
+
+async def _speech(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+    wanted = read_field(fields, "response_format", str)
+    speed = _number(fields, "speed")
+    if wanted not in (None, "wav", "pcm", "mp3"):
+        raise _unsupported(target, "response_format", _("Ask for 'wav' or leave it out."))
+    media = await UnifiedAIService.atext_to_speech(
+        text=read_field(fields, "input", str, required=True),
+        admin=session.admin,
+        model_id=target.model.pk,
+        voice=read_field(fields, "voice", str),
+        speed=speed,
+    )
+    content, content_type = _as_format(target, media, wanted)
+    headers = [(b"content-type", content_type.encode()), *to_headers(limit_headers(media.info.standings))]
+    await responder.send(200, headers, content)
+
+
+def _as_format(target: Target, media: Media, wanted: str | None) -> tuple[bytes, str]:
+    """The recording in the format that was asked for. Nothing is sent under a name that it does not deserve."""
+    content, content_type = media.getvalue(), media.content_type
+    if wanted == "pcm" and content_type == "audio/wav":
+        return content[_WAV_HEADER:], "audio/pcm"
+    has = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3"}.get(content_type, "")
+    if wanted is not None and wanted != has:
+        raise _unsupported(target, "response_format", _("It makes {has}.").format(has=has or content_type))
+    return content, content_type
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+async def _send(responder: Responder, answer: Mapping[str, Any], info: ResultInfo) -> None:
+    headers = [JSON, *to_headers(limit_headers(info.standings))]
+    await responder.send(200, headers, json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def _event(data: Mapping[str, Any]) -> bytes:
+    # Half of a surrogate pair becomes an escape, which whoever joins the texts joins too.
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode(errors="backslashreplace")
+
+
+def _usage(usage: Usage | None) -> dict[str, int] | None:
+    if usage is None or (usage.input_tokens is None and usage.output_tokens is None):
+        return None
+    read, written = usage.input_tokens or 0, usage.output_tokens or 0
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+
+def _finish_reason(reason: str | None) -> str:
+    """One of those that clients know."""
+    reason = (reason or "stop").lower()
+    return {"max_tokens": "length", "safety": "content_filter"}.get(
+        reason, reason if reason in ("stop", "length", "tool_calls", "content_filter") else "stop"
+    )
+
+
+def _number(fields: Fields, name: str) -> float | None:
+    value = to_value(fields[name]) if name in fields else None
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise InvalidRequest(reason=_("'{name}' must be a number.").format(name=name), attr=name)
+    return float(value)
+
+
+def _unsupported(target: Target, param: str, hint: str = "") -> UnsupportedParameter:
+    hint = hint or _("Leave it out or choose another model.")
+    return UnsupportedParameter(model=target.model.model_id, param=param, hint=hint, attr=param)

@@ -1,0 +1,150 @@
+"""What comes in and goes out, whichever server carries it; and errors as OpenAI's clients read them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.utils import translation
+from django.utils.translation.trans_real import parse_accept_lang_header
+
+from src.ai.exceptions import (
+    AIError,
+    KeyUnreadable,
+    ModelLacksCapability,
+    NoActiveModel,
+    NoSuchModel,
+    ProviderAuthFailed,
+    ProviderModelNotFound,
+    ProviderNoCredit,
+    ProviderRateLimited,
+    UsageLimited,
+    http_status,
+)
+from src.core.loop import Errands
+
+T = TypeVar("T")
+Headers = list[tuple[bytes, bytes]]
+
+JSON: Final = (b"content-type", b"application/json")
+NEVER_RETRY: Final = (b"x-should-retry", b"false")
+# The types and codes that clients know (openai 3.54.0, _exceptions.py; developers.openai.com, "Error codes").
+_TYPES: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_CODES: Final[tuple[tuple[type[AIError], str], ...]] = (
+    (NoSuchModel, "model_not_found"),
+    (NoActiveModel, "model_not_found"),
+    (ProviderModelNotFound, "model_not_found"),
+    (ProviderRateLimited, "rate_limit_exceeded"),
+)
+# What will end the same way however often it is asked, though its status says that it may not.
+_HOPELESS: Final = (UsageLimited, ProviderAuthFailed, ProviderNoCredit, KeyUnreadable, ModelLacksCapability)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. `path` is what follows `/v1/`; the names of `headers` are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    read_body: Callable[[], Awaitable[bytes]]
+    request_id: str
+    is_secure: bool
+    errands: Errands | None = None  # done by the thread that waits for the answer, where one does
+
+    async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
+        """The result of a function that uses the database."""
+        if self.errands is None:
+            return await sync_to_async(function)(*args)
+        return await self.errands.ask(lambda: function(*args))
+
+    def header(self, name: bytes) -> str:
+        return self.headers.get(name, b"").decode("latin-1")
+
+
+class Responder(Protocol):
+    """Where the answer goes: by one `send`, or by `begin`, as many `write`s as there are pieces, and `end`."""
+
+    left: bool  # whether the client has gone
+
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer."""
+
+    async def begin(self, status: int, headers: Headers, when_left: Callable[[], object]) -> None:
+        """The head of an answer that comes piece by piece; `when_left` is called if the client goes meanwhile."""
+
+    async def write(self, piece: bytes) -> None:
+        """A piece of it."""
+
+    async def end(self) -> None:
+        """Its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An error as it is sent."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+def error_answer(error: AIError, request: Request | None = None) -> ErrorAnswer:
+    """The answer that an error is: the vendor's own body where it has one in this form, else ours."""
+    status = http_status(error)
+    headers: Headers = [JSON]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
+    if isinstance(error, _HOPELESS) or error.may_have_cost:
+        headers.append(NEVER_RETRY)
+    if status == 405:
+        headers.append((b"allow", str(error.facts["allowed"]).encode()))
+    passed = error.facts.get("passed_on")
+    if passed is not None:
+        return ErrorAnswer(passed.status, headers, passed.body)
+    with translation.override(_language(request)):
+        return ErrorAnswer(status, headers, json.dumps({"error": error_object(error)}, ensure_ascii=False).encode())
+
+
+def error_object(error: AIError) -> dict[str, Any]:
+    """What stands under `error` in a body or an event."""
+    status = http_status(error)
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    if isinstance(error, UsageLimited):
+        kind = "insufficient_quota"
+    code = next((code for known, code in _CODES if isinstance(error, known)), error.code)
+    param = error.facts.get("param") or error.attr
+    return {"message": error.message, "type": kind, "param": param, "code": code}
+
+
+def server_error() -> ErrorAnswer:
+    """What is said of a mistake of ours."""
+    body = {"error": {"message": "Internal error.", "type": "server_error", "param": None, "code": "internal_error"}}
+    return ErrorAnswer(500, [JSON], json.dumps(body).encode())
+
+
+def to_headers(named: Mapping[str, str]) -> Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+
+
+def _language(request: Request | None) -> str:
+    """The first language that the client accepts and this site has."""
+    accepted: Sequence[tuple[str, float]] = ()
+    if request is not None and b"accept-language" in request.headers:
+        accepted = parse_accept_lang_header(request.header(b"accept-language"))
+    for code, _ in accepted:
+        try:
+            return translation.get_supported_language_variant(code)
+        except LookupError:
+            continue
+    return str(settings.LANGUAGE_CODE)
