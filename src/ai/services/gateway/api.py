@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from django.conf import settings
 from django.utils.translation import gettext as _
 
 from src.ai.exceptions import AIError, HTTPSRequired, InvalidRequest, MethodNotAllowed, NoSuchModel, UnknownURL
@@ -17,6 +16,7 @@ from src.ai.providers.passthrough import IMAGES, Fields
 from src.ai.services.caller import Caller, calling
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.bodies import is_list, read_field, read_fields
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.passing import Passage
 from src.ai.services.gateway.routing import CAPABILITIES, find_target, model_name, usable_models
 from src.ai.services.gateway.sessions import Session, open_session
@@ -51,7 +51,7 @@ async def answer(request: Request, responder: Responder) -> None:
 
 
 async def _answer(request: Request, responder: Responder) -> None:
-    if settings.SECURE_SSL_REDIRECT and not request.is_secure:
+    if options().https_only and not request.is_secure:
         raise HTTPSRequired()
     session = await open_session(request)
     session.check()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.db import InterfaceError, OperationalError, close_old_connections
+from multidict import CIMultiDict
+from yarl import URL
 
 from src.ai.exceptions import LedgerUnavailable, ModelAmbiguous, ModelLacksCapability, NoSuchModel
 from src.ai.models import AdminProviderSettings, AIModel
@@ -49,6 +51,8 @@ class Target:
     source: KeySource
     provider: BaseProvider
     route: Route | None
+    url: URL
+    headers: CIMultiDict[str]
     call: Call
     limits: Timeouts
     streaming_limits: Timeouts
@@ -102,6 +106,7 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
     UnifiedAIService._check_access(model, admin, catalogue=catalogue)
     own = catalogue.admin_settings(admin, provider_row)
     provider = UnifiedAIService._get_provider_instance(model, admin, catalogue=catalogue)
+    route = provider.openai_route(endpoint, model.model_id)
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
     return Target(
         endpoint=endpoint,
@@ -110,7 +115,16 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
         own=own,
         source=choose_key_source(provider=provider_row, admin=admin, own=own),
         provider=provider,
-        route=provider.openai_route(endpoint, model.model_id),
+        route=route,
+        url=URL(route.url if route else "", encoded=True),
+        headers=CIMultiDict(
+            {
+                "Content-Type": "application/json",
+                "Accept": "*/*" if endpoint == SPEECH else "application/json",
+                "Accept-Encoding": "identity",
+                **(route.headers if route else {}),
+            }
+        ),
         call=Call(provider_row.slug, operation, provider.api_key, model.model_id),
         limits=timeouts(operation, seconds),
         streaming_limits=timeouts("stream_chat", seconds),

@@ -34,6 +34,7 @@ from src.ai.models import UsageRecord
 from src.ai.models.config_stamp import freshness
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
+from src.core.database import open_connections
 from src.core.loop import Errands, io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
@@ -320,10 +321,8 @@ class Desk:
 
     def __init__(self, errands: Errands | None = None) -> None:
         """`errands` are those that the caller's thread does already, where it does any."""
-        alias = router.db_for_write(UsageRecord)
-        # Of this thread's own; on a loop there is none, and none is made.
-        opened = (other for other in connections.all(initialized_only=True) if other.alias == alias)
-        connection = next(opened, None)
+        own = (one for one in open_connections() if one.alias == router.db_for_write(UsageRecord))
+        connection = next(own, None)
         self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
         if connection is not None and connection.in_atomic_block:
