@@ -83,10 +83,10 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
     if not name:
         raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
     target = await find_target(session, endpoint, name, request)
-    if target.route is None:
+    if target.route is None or target.goes_to is None:
         await translate(session, target, fields, request, responder)
     else:
-        await Passage(session, target, target.route, fields, request, responder, len(body)).run()
+        await Passage(session, target, target.route, target.goes_to, fields, request, responder, len(body)).run()
 
 
 def _check_required(endpoint: str, fields: Fields) -> None:

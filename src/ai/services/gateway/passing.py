@@ -11,10 +11,8 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
-import aiohttp
 import httpx
 import msgspec
-from multidict import CIMultiDict
 
 from src.ai.exceptions import (
     AIError,
@@ -42,7 +40,8 @@ from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
 from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts, somebody_listens
 from src.core import http
-from src.core.http import BodyTooLarge, Timeouts
+from src.core.exchange import Answer, Endpoint, RawHeaders
+from src.core.http import Timeouts
 from src.core.secrets import scrub
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
@@ -94,6 +93,7 @@ class Passage:
         session: Session,
         target: Target,
         route: Route,
+        goes_to: Endpoint,
         fields: Fields,
         request: Request,
         responder: Responder,
@@ -102,6 +102,7 @@ class Passage:
         """`size` is that of the caller's body in bytes."""
         self.target = target
         self.route = route
+        self._goes_to = goes_to
         self.request = request
         self.responder = responder
         self.is_stream = target.endpoint == CHAT and read_field(fields, "stream", bool) is True
@@ -134,14 +135,14 @@ class Passage:
             await self._fail(error)
             raise
         try:
-            if self.is_stream and response.content_type != "application/json":
-                await self._stream(response)
-            elif self.target.endpoint == SPEECH and response.content_type != "application/json":
-                await self._pass_file(response)
-            else:
+            if not response.is_stream:
                 await self._pass_whole(response)
+            elif self.is_stream:
+                await self._stream(response)
+            else:
+                await self._pass_file(response)
         finally:
-            response.release()
+            response.close()
 
     # -- what goes out ---------------------------------------------------------------------------------------------
 
@@ -198,8 +199,8 @@ class Passage:
         if limit is not None:
             fields[self.route.max_tokens_field] = to_raw(limit)
 
-    async def _ask(self) -> aiohttp.ClientResponse:
-        """The vendor's answer, if it is a good one; what it says is still to be read."""
+    async def _ask(self) -> Answer:
+        """The vendor's answer, if it is a good one."""
         attempt = await self.meter.begin()
         try:
             return await self._answered()
@@ -207,46 +208,38 @@ class Passage:
             attempt.failed(error)
             raise
 
-    async def _answered(self) -> aiohttp.ClientResponse:
-        limits, call = self._limits, self.target.call
+    async def _answered(self) -> Answer:
+        limits, target = self._limits, self.target
+        limit = MEDIA_LIMIT if target.endpoint == IMAGES else JSON_LIMIT
+        streams = self.is_stream or target.endpoint == SPEECH
         try:
-            response = await (await http.session()).post(
-                self.target.url,
-                data=self.body,
-                headers=self._headers(),
-                allow_redirects=False,
-                timeout=_as_aiohttp(limits),
+            exchanges = await http.exchanges()
+            answer = await exchanges.post(
+                self._goes_to, self.body, self._headers(), limits, limit=limit, streams=streams
             )
         except Exception as error:
-            raise errors.from_exception(call, _as_httpx(error), limits) from error
-        if 200 <= response.status < 300:
-            return response
-        try:
-            content = await _read(response, http.ERROR_BODY_LIMIT * 100)
-        except (aiohttp.ClientError, TimeoutError, BodyTooLarge):
-            content = b""  # the status says enough
-        failure = errors.from_response(call, response.status, response.headers, content)
-        raise _with_body(failure, response.status, content, call.api_key)
+            raise errors.from_exception(target.call, error, limits) from error
+        if 200 <= answer.status < 300:
+            return answer
+        content = answer.content or b""
+        failure = errors.from_response(target.call, answer.status, _named(answer.headers), content)
+        raise _with_body(failure, answer.status, content, target.call.api_key)
 
     @property
     def _limits(self) -> Timeouts:
         return self.target.streaming_limits if self.is_stream else self.target.limits
 
-    def _headers(self) -> CIMultiDict[str]:
-        sent, headers = self.request.headers, self.target.headers
-        if self.is_stream or any(name in sent for name in _PASSED_ON):
-            said = {name.decode("ascii"): self.request.header(name) for name in _PASSED_ON if name in sent}
-            headers = CIMultiDict({**said, **headers})
-            if self.is_stream:
-                headers["Accept"] = "text/event-stream"
-        return headers
+    def _headers(self) -> bytes:
+        """The caller's headers that go on, as lines."""
+        sent = self.request.headers
+        return b"".join([b"%b: %b\r\n" % (name, sent[name]) for name in _PASSED_ON if name in sent])
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
-    async def _pass_whole(self, response: aiohttp.ClientResponse) -> None:
+    async def _pass_whole(self, response: Answer) -> None:
         """An answer that is read before it is passed on: an error in it has a status of its own."""
         try:
-            content, info = await self._whole(response)
+            content, info = self._whole(response)
         except BaseException as error:
             await self._fail(error)
             raise
@@ -254,12 +247,8 @@ class Passage:
         await self.responder.send(response.status, self._answer_headers(response), content)
         await self._settle(entries, _text_of(content) if options().stores_texts else "")
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> tuple[bytes, ResultInfo]:
-        call, endpoint = self.target.call, self.target.endpoint
-        try:
-            content = await _read(response, MEDIA_LIMIT if endpoint == IMAGES else JSON_LIMIT)
-        except Exception as error:
-            raise errors.from_exception(call, _as_httpx(error), self._limits, answered=True) from error
+    def _whole(self, response: Answer) -> tuple[bytes, ResultInfo]:
+        call, endpoint, content = self.target.call, self.target.endpoint, response.content or b""
         try:
             if self.route.read is not None:
                 content = self.route.read(content)
@@ -267,17 +256,17 @@ class Passage:
         except ValueError as error:
             raise errors.invalid_response(call, str(error) or "it is no JSON") from error
         if facts.error:
-            raise errors.from_body(call, {"error": facts.error}, response.headers)
+            raise errors.from_body(call, {"error": facts.error}, _named(response.headers))
         return content, _info(facts, endpoint)
 
-    async def _pass_file(self, response: aiohttp.ClientResponse) -> None:
+    async def _pass_file(self, response: Answer) -> None:
         """A recording, passed on as it comes."""
         await self.responder.begin(response.status, self._answer_headers(response), response.close)
         spoken = read_field({"input": self._input} if self._input else {}, "input", str) or ""
-        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.headers.get("x-generation-id"))
+        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.header(b"x-generation-id") or None)
         entries: Sequence[Settle] = ()
         try:
-            while piece := await response.content.readany():
+            while piece := await response.next_piece():
                 self.meter.first_chunk()
                 await self.responder.write(piece)
             await self.responder.end()
@@ -287,14 +276,14 @@ class Passage:
             raise
         except Exception as error:
             if not self.responder.left:
-                failure = errors.from_exception(self.target.call, _as_httpx(error), self._limits, answered=True)
+                failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
                 entries = self.meter.failure(failure, info.usage)
                 raise failure from error  # the head is gone: the server breaks the connection off
             entries = self.meter.left(info, info.usage)
         finally:
             await self._settle(entries)
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+    async def _stream(self, response: Answer) -> None:
         responder, meter = self.responder, self.meter
         watch = StreamWatch(
             hides_usage=self.route.stream_usage and not self._asked_usage, keeps_text=options().stores_texts
@@ -319,23 +308,20 @@ class Passage:
             raise
         finally:
             alive.stop()
-            response.close()
             await self._settle(entries, watch.text)
 
-    async def _pump(
-        self, response: aiohttp.ClientResponse, watch: StreamWatch, alive: _KeepAlive
-    ) -> ProviderError | None:
+    async def _pump(self, response: Answer, watch: StreamWatch, alive: _KeepAlive) -> ProviderError | None:
         """Pass on whatever comes; what went wrong, if something did."""
-        content, write, call = response.content, self.responder.write, self.target.call
+        write, call = self.responder.write, self.target.call
         try:
-            while piece := await content.readany():
+            while piece := await response.next_piece():
                 alive.something_came()
                 self.meter.first_chunk()
                 if passed := watch.feed(piece):
                     await write(passed)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (httpx.TransportError, TimeoutError) as error:
             watch.finish()
-            cause = errors.from_exception(call, _as_httpx(error), self._limits, answered=True)
+            cause = errors.from_exception(call, error, self._limits, answered=True)
             return interrupted(call, cause if isinstance(cause, ProviderError) else str(cause))
         if rest := watch.finish():
             await write(rest)
@@ -345,8 +331,8 @@ class Passage:
             return interrupted(call, "the connection was closed before the end of the reply.")
         return None
 
-    def _answer_headers(self, response: aiohttp.ClientResponse) -> Headers:
-        passed = [(name, value) for raw, value in response.raw_headers if (name := _passed_as(raw))]
+    def _answer_headers(self, response: Answer) -> Headers:
+        passed = [(name, value) for raw, value in response.headers if (name := _passed_as(raw))]
         return passed + to_headers(limit_headers(self.meter.standings))
 
     # -- the books -------------------------------------------------------------------------------------------------
@@ -413,20 +399,8 @@ def _passed_as(name: bytes) -> bytes:
 # -- pieces ------------------------------------------------------------------------------------------------------------
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge`."""
-    length = response.content_length
-    if length is not None and length <= limit:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    while piece := await response.content.readany():
-        size += len(piece)
-        if size > limit:
-            response.close()
-            raise BodyTooLarge(limit)
-        parts.append(piece)
-    return b"".join(parts)
+def _named(headers: RawHeaders) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
 def _info(facts: Facts, endpoint: str) -> ResultInfo:
@@ -457,23 +431,4 @@ def _with_body(error: ProviderError, status: int, content: bytes, api_key: str) 
             told["message"] = error.facts.get("reason", told["message"])
             body = scrub(msgspec.json.encode({**data, "error": told}).decode(), api_key)
             error.facts["passed_on"] = Passed(status, body.encode())
-    return error
-
-
-def _as_aiohttp(limits: Timeouts) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte)
-
-
-def _as_httpx(error: Exception) -> Exception:
-    """The same failure of the transport by the name that `errors` knows."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return httpx.ConnectTimeout(str(error))
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return httpx.ReadTimeout(str(error))
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return httpx.ConnectError(str(error))
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return httpx.ReadError("the connection was closed before the answer was complete")
-    if isinstance(error, aiohttp.ClientError):
-        return httpx.RemoteProtocolError(f"it is no HTTP: {error}")
     return error
