@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from secrets import token_hex
 from time import monotonic
 from typing import Any
@@ -173,6 +175,9 @@ def server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redi
         settings.REDIS_URL = started.url
         yield started
         Outage.of(started.url).is_on = False  # ends the thread that would try it for ever
+        for thread in threading.enumerate():
+            if thread.name == "redis-outage":
+                thread.join(20)
 
 
 @pytest.mark.redis
@@ -207,6 +212,25 @@ def test_redis_keeps_nothing_of_a_token_that_rests(server: Redis) -> None:
         long.release()
         short.release()
         until(lambda: not store.exists(places))
+
+
+@pytest.mark.redis
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_counts_over_a_connection_of_its_own(server: Redis) -> None:
+    asked = rules(concurrent_requests=2)
+    held = rates.acquire_here(asked, 60)
+    assert held
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with suppress(BaseException):
+            rates.acquire_here(asked, 60)
+            status = 0 if is_limited(asked) else 2
+        os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert is_limited(asked)
+    held.release()
+    assert not is_limited(asked)
 
 
 @pytest.mark.redis
