@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,10 +173,11 @@ def server(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redi
     with Redis() as started:
         settings.REDIS_URL = started.url
         yield started
-        Outage.of(started.url).is_on = False  # ends the thread that would try it for ever
-        for thread in threading.enumerate():
-            if thread.name == "redis-outage":
-                thread.join(20)
+        if not started.answers():
+            started.start()
+        until(lambda: not Outage.of(started.url).is_on)
+        # With this goes what could not be given back meanwhile: this process would try that for ever.
+        rates.acquire_here(rules(concurrent_requests=1), 1)
 
 
 @pytest.mark.redis
