@@ -8,7 +8,6 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.utils import timezone
 from django.utils.formats import date_format
 
 CALENDARS = ("gregorian", "jalali")
@@ -28,7 +27,8 @@ class Month:
 def month_of(moment: datetime | None = None) -> Month:
     """The month of `moment` (aware; now, if none is given), by `AI_MONTH_TIME_ZONE` and `AI_MONTH_CALENDAR`."""
     zone = ZoneInfo(settings.AI_MONTH_TIME_ZONE)
-    return _month((moment or timezone.now()).astimezone(zone).date(), settings.AI_MONTH_CALENDAR, zone)
+    local = moment.astimezone(zone) if moment else datetime.now(zone)
+    return _month(local.date(), settings.AI_MONTH_CALENDAR, zone)
 
 
 def month_name(first: date) -> str:

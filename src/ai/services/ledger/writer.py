@@ -320,10 +320,8 @@ class Desk:
 
     def __init__(self, errands: Errands | None = None) -> None:
         """`errands` are those that the caller's thread does already, where it does any."""
-        alias = router.db_for_write(UsageRecord)
         # Of this thread's own; on a loop there is none, and none is made.
-        opened = (other for other in connections.all(initialized_only=True) if other.alias == alias)
-        connection = next(opened, None)
+        connection = getattr(connections._connections, router.db_for_write(UsageRecord), None)
         self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
         if connection is not None and connection.in_atomic_block:
