@@ -127,6 +127,11 @@ def _lasting_facts(
 # -- telling the application -------------------------------------------------------------------------------------------
 
 
+def somebody_listens() -> bool:
+    """Whether any receiver is told of calls."""
+    return bool(ai_call_settled.receivers or ai_limit_near.receivers or ai_key_failing.receivers)
+
+
 def announce(settled: Sequence[Settled]) -> None:
     """Send the signals of what was settled. Never raises."""
     for signal, facts in _signals(settled):

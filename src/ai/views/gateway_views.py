@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
 from src.ai.exceptions import BodyTooLarge
 from src.ai.services.gateway import api
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.wire import Headers, Request
 from src.core.loop import Errands, io_loop
 from src.core.request_id import current_request_id
@@ -116,7 +116,7 @@ def _read_body(request: HttpRequest) -> bytes:
     Raises:
         BodyTooLarge: it is larger than `AI_GATEWAY_BODY_LIMIT`.
     """
-    limit: int = settings.AI_GATEWAY_BODY_LIMIT
+    limit = options().body_limit
     body: bytes = request.read(limit + 1)
     if len(body) > limit:
         raise BodyTooLarge(limit=limit)

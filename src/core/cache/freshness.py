@@ -18,6 +18,8 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.transaction import Atomic
 
+from src.core.database import open_connections
+
 V = TypeVar("V")
 D = TypeVar("D")
 
@@ -121,7 +123,7 @@ class Freshness:
         known = self._known
         if known is None or known.test is not None or self._written or monotonic() - known.read_at >= BELIEVED_FOR:
             return None
-        if any(map(_in_transaction_of_its_own, connections.all(initialized_only=True))):
+        if any(map(_in_transaction_of_its_own, open_connections())):
             return None
         return known.stamp
 

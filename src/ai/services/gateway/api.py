@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import unquote
 
-from django.conf import settings
 from django.utils.translation import gettext as _
 
 from src.ai.exceptions import AIError, HTTPSRequired, InvalidRequest, MethodNotAllowed, NoSuchModel, UnknownURL
@@ -17,6 +16,7 @@ from src.ai.providers.passthrough import IMAGES, Fields
 from src.ai.services.caller import Caller, calling
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.bodies import is_list, read_field, read_fields
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.passing import Passage
 from src.ai.services.gateway.routing import CAPABILITIES, find_target, model_name, usable_models
 from src.ai.services.gateway.sessions import Session, open_session
@@ -51,14 +51,14 @@ async def answer(request: Request, responder: Responder) -> None:
 
 
 async def _answer(request: Request, responder: Responder) -> None:
-    if settings.SECURE_SSL_REDIRECT and not request.is_secure:
+    if options().https_only and not request.is_secure:
         raise HTTPSRequired()
     session = await open_session(request)
     session.check()
     endpoint = request.path
     if endpoint in CAPABILITIES:
         _check_method(request, "POST")
-        caller = Caller(token=session.token.token_key, request_id=request.request_id, shares_connections=True)
+        caller = Caller(session.token.token_key, request.request_id, shares_connections=True, rules=session.rules)
         with calling(caller):
             await _generate(session, endpoint, request, responder)
     elif endpoint == MODELS:
@@ -84,7 +84,7 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
         raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
     target = await find_target(session, endpoint, name, request)
     if target.route is None:
-        await translate(session, target, fields, responder)
+        await translate(session, target, fields, request, responder)
     else:
         await Passage(session, target, target.route, fields, request, responder, len(body)).run()
 

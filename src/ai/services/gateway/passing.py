@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 import aiohttp
 import httpx
 import msgspec
-from django.conf import settings
+from multidict import CIMultiDict
 
 from src.ai.exceptions import (
     AIError,
@@ -26,7 +27,9 @@ from src.ai.providers import errors, retry
 from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Fields, Route, encode, to_raw
 from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
+from src.ai.services import rates
 from src.ai.services.gateway.bodies import read_field
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
@@ -36,10 +39,9 @@ from src.ai.services.ledger.estimates import cost_at_most, longest_reply
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
-from src.ai.services.usage import aannounce, call_facts, keep_texts
+from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts, somebody_listens
 from src.core import http
 from src.core.http import BodyTooLarge, Timeouts
-from src.core.net_guard import check_url
 from src.core.secrets import scrub
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
@@ -70,7 +72,7 @@ _NOT_PASSED: Final = frozenset(
     }
 )
 # The caller's headers that a vendor may want; what names an account comes with the key.
-_PASSED_ON: Final = (b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title", b"user-agent")
+_PASSED_ON: Final = (b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title")
 # What the vendor means for whoever wrote the request, and so in its own words.
 _PASSED_ERRORS: Final = (ProviderBadRequest, ProviderModelNotFound, ProviderRateLimited, ContentBlocked)
 
@@ -102,6 +104,7 @@ class Passage:
         self.request = request
         self.responder = responder
         self.is_stream = target.endpoint == CHAT and read_field(fields, "stream", bool) is True
+        self._rules = session.rules
         self._size = size
         self._asked_usage = False
         self._input = fields.get("input")
@@ -115,6 +118,14 @@ class Passage:
         Raises:
             AIError: what went wrong before anything was answered.
         """
+        lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
+        try:
+            await self._run()
+        finally:
+            if lease is not None:
+                lease.release()
+
+    async def _run(self) -> None:
         await self.meter.aopen()
         try:
             response = await retry.retrying(self.target.operation, self._ask)
@@ -195,9 +206,8 @@ class Passage:
     async def _answered(self) -> aiohttp.ClientResponse:
         limits, call = self._limits, self.target.call
         try:
-            check_url(self.route.url)
             response = await (await http.session()).post(
-                self.route.url,
+                self.target.url,
                 data=self.body,
                 headers=self._headers(),
                 allow_redirects=False,
@@ -218,17 +228,14 @@ class Passage:
     def _limits(self) -> Timeouts:
         return self.target.streaming_limits if self.is_stream else self.target.limits
 
-    def _headers(self) -> dict[str, str]:
-        sent = self.request.headers
-        said = {name.decode("latin-1"): sent[name].decode("latin-1") for name in _PASSED_ON if name in sent}
-        media = "*/*" if self.target.endpoint == SPEECH else "application/json"
-        return {
-            **said,
-            "Content-Type": "application/json",
-            "Accept": "text/event-stream" if self.is_stream else media,
-            "Accept-Encoding": "identity",
-            **self.route.headers,
-        }
+    def _headers(self) -> CIMultiDict[str]:
+        sent, headers = self.request.headers, self.target.headers
+        if self.is_stream or any(name in sent for name in _PASSED_ON):
+            said = {name.decode("ascii"): self.request.header(name) for name in _PASSED_ON if name in sent}
+            headers = CIMultiDict({**said, **headers})
+            if self.is_stream:
+                headers["Accept"] = "text/event-stream"
+        return headers
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
@@ -241,7 +248,7 @@ class Passage:
             raise
         entries = self.meter.success(info)
         await self.responder.send(response.status, self._answer_headers(response), content)
-        await self._settle(entries, _text_of(content) if settings.AI_STORE_TEXTS else "")
+        await self._settle(entries, _text_of(content) if options().stores_texts else "")
 
     async def _whole(self, response: aiohttp.ClientResponse) -> tuple[bytes, ResultInfo]:
         call, endpoint = self.target.call, self.target.endpoint
@@ -286,7 +293,7 @@ class Passage:
     async def _stream(self, response: aiohttp.ClientResponse) -> None:
         responder, meter = self.responder, self.meter
         watch = StreamWatch(
-            hides_usage=self.route.stream_usage and not self._asked_usage, keeps_text=settings.AI_STORE_TEXTS
+            hides_usage=self.route.stream_usage and not self._asked_usage, keeps_text=options().stores_texts
         )
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
         alive = _KeepAlive(responder, watch)
@@ -335,13 +342,7 @@ class Passage:
         return None
 
     def _answer_headers(self, response: aiohttp.ClientResponse) -> Headers:
-        passed: Headers = []
-        for name, value in response.raw_headers:
-            lower = name.lower()
-            if lower not in _NOT_PASSED and not lower.startswith((b"cf-", b"access-control-")):
-                passed.append((lower, value))
-            elif lower == b"x-request-id":
-                passed.append((b"x-provider-request-id", value))
+        passed = [(name, value) for raw, value in response.raw_headers if (name := _passed_as(raw))]
         return passed + to_headers(limit_headers(self.meter.standings))
 
     # -- the books -------------------------------------------------------------------------------------------------
@@ -354,11 +355,15 @@ class Passage:
             self.meter.write_soon(entries)
 
     async def _settle(self, entries: Sequence[Settle], reply: str = "") -> None:
+        """Nobody is made to wait for it but who wants to be told."""
         if not entries:
+            return
+        if not (somebody_listens() or options().stores_texts):
+            self.meter.write_soon(entries)
             return
         settled = await self.meter.awrite(entries)
         await aannounce(settled)
-        if settings.AI_STORE_TEXTS:
+        if options().stores_texts:
             await self.request.run_sync(keep_texts, settled, self.body.decode("utf-8", "replace"), reply)
 
 
@@ -390,6 +395,15 @@ class _KeepAlive:
     async def _write(self) -> None:
         with suppress(OSError):
             await self._responder.write(KEEP_ALIVE)
+
+
+@lru_cache(maxsize=1024)
+def _passed_as(name: bytes) -> bytes:
+    """The name under which a vendor's header goes on to the caller; empty where it does not."""
+    name = name.lower()
+    if name == b"x-request-id":
+        return b"x-provider-request-id"
+    return b"" if name in _NOT_PASSED or name.startswith((b"cf-", b"access-control-")) else name
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from django.db import InterfaceError, OperationalError, close_old_connections
+from multidict import CIMultiDict
+from yarl import URL
 
 from src.ai.exceptions import LedgerUnavailable, ModelAmbiguous, ModelLacksCapability, NoSuchModel
 from src.ai.models import AdminProviderSettings, AIModel
@@ -17,6 +19,7 @@ from src.ai.services.access import KeySource, ModelAccessState, choose_key_sourc
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.wire import Request
+from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
 from src.core.database import lend_connections
 from src.core.http import Timeouts, timeouts
@@ -48,6 +51,8 @@ class Target:
     source: KeySource
     provider: BaseProvider
     route: Route | None
+    url: URL
+    headers: CIMultiDict[str]
     call: Call
     limits: Timeouts
     streaming_limits: Timeouts
@@ -81,8 +86,7 @@ def model_name(model: AIModel) -> str:
 
 def usable_models(session: Session, catalogue: Catalogue) -> list[AIModel]:
     """The models that the token's owner may use, in the order in which they are tried."""
-    served = (model for model in catalogue.all_active_models() if _ALL_CAPABILITIES & set(model.capabilities))
-    return [model for model in served if _is_usable(model, session, catalogue)]
+    return [model for model in catalogue.all_active_models() if _is_usable(model, session, catalogue)]
 
 
 def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
@@ -98,9 +102,11 @@ def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
 def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> Target:
     model, capability = _choose(session, endpoint, name, catalogue)
     admin, provider_row = session.admin, model.provider
+    check(session.rules, model, capability)
     UnifiedAIService._check_access(model, admin, catalogue=catalogue)
     own = catalogue.admin_settings(admin, provider_row)
     provider = UnifiedAIService._get_provider_instance(model, admin, catalogue=catalogue)
+    route = provider.openai_route(endpoint, model.model_id)
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
     return Target(
         endpoint=endpoint,
@@ -109,7 +115,16 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
         own=own,
         source=choose_key_source(provider=provider_row, admin=admin, own=own),
         provider=provider,
-        route=provider.openai_route(endpoint, model.model_id),
+        route=route,
+        url=URL(route.url if route else "", encoded=True),
+        headers=CIMultiDict(
+            {
+                "Content-Type": "application/json",
+                "Accept": "*/*" if endpoint == SPEECH else "application/json",
+                "Accept-Encoding": "identity",
+                **(route.headers if route else {}),
+            }
+        ),
         call=Call(provider_row.slug, operation, provider.api_key, model.model_id),
         limits=timeouts(operation, seconds),
         streaming_limits=timeouts("stream_chat", seconds),
@@ -120,7 +135,8 @@ def _choose(session: Session, endpoint: str, name: str, catalogue: Catalogue) ->
     """The model, and which of its capabilities serves."""
     wanted = CAPABILITIES[endpoint]
     if name in wanted:
-        return UnifiedAIService._get_active_model(name, admin=session.admin, catalogue=catalogue), name
+        admin, rules = session.admin, session.rules
+        return UnifiedAIService._get_active_model(name, admin=admin, catalogue=catalogue, rules=rules), name
     if name in _ALL_CAPABILITIES:
         raise ModelLacksCapability(capability=wanted[0], attr="model")
     model = _named(session, name, catalogue)
@@ -146,5 +162,7 @@ def _named(session: Session, name: str, catalogue: Catalogue) -> AIModel:
 
 
 def _is_usable(model: AIModel, session: Session, catalogue: Catalogue) -> bool:
+    if not any(allows(session.rules, model, one) for one in _ALL_CAPABILITIES.intersection(model.capabilities)):
+        return False
     own = catalogue.admin_settings(session.admin, model.provider)
     return ModelAccessState.calculate(model=model, admin=session.admin, own=own).is_available

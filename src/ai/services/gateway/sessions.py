@@ -15,6 +15,7 @@ from src.ai.models import APIToken
 from src.ai.models.api_token import LAST_USE_PRECISION
 from src.ai.models.config_stamp import freshness
 from src.ai.services.gateway.wire import Request
+from src.ai.services.token_rules import rules_of
 from src.ai.services.tokens import find_token, note_use, token_in_memory
 from src.core.cache.freshness import Memory
 from src.core.cache.namespaces import CacheSize, CacheTTL
@@ -32,11 +33,12 @@ class Session:
     `targets` are the ways its requests have found, by endpoint and name.
     """
 
-    __slots__ = ("admin", "noted_at", "targets", "token")
+    __slots__ = ("admin", "noted_at", "rules", "targets", "token")
 
     def __init__(self, token: APIToken) -> None:
         self.token = token
         self.admin: AbstractUser = token.user
+        self.rules = rules_of(token)
         self.targets: OrderedDict[tuple[str, str], Target] = OrderedDict()
         self.noted_at = 0.0
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from time import time
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import uuid4
 
 from django.utils.translation import gettext as _
 
 from src.ai.exceptions import AIError, InvalidRequest, UnsupportedParameter
 from src.ai.providers.passthrough import CHAT, IMAGES, SPEECH, Fields, to_value
-from src.ai.results import Media, ReplyStream, ResultInfo, Usage
+from src.ai.results import Media, Reply, ReplyStream, ResultInfo, Usage
 from src.ai.services.gateway.bodies import read_field
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
-from src.ai.services.gateway.wire import JSON, Headers, Responder, error_object, to_headers
+from src.ai.services.gateway.wire import JSON, Headers, Request, Responder, error_object, to_headers
 from src.ai.services.limit_headers import limit_headers
 from src.ai.services.unified_service import UnifiedAIService
+
+T = TypeVar("T")
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
 EVENT_STREAM: Final[Headers] = [
@@ -33,18 +36,18 @@ _CHANGES_MEANING: Final = ("tools", "tool_choice", "functions", "function_call",
 _WAV_HEADER: Final = 44
 
 
-async def translate(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+async def translate(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
     """Answer a request by the operation that serves it.
 
     Raises:
         AIError: what went wrong before anything was answered. `UnsupportedParameter` names what can't be said.
     """
     if target.endpoint == CHAT:
-        await _chat(session, target, fields, responder)
+        await _chat(session, target, fields, request, responder)
     elif target.endpoint == IMAGES:
-        await _image(session, target, fields, responder)
+        await _image(session, target, fields, request, responder)
     elif target.endpoint == SPEECH:
-        await _speech(session, target, fields, responder)
+        await _speech(session, target, fields, request, responder)
     else:
         raise UnsupportedParameter(
             model=target.model.model_id,
@@ -57,15 +60,15 @@ async def translate(session: Session, target: Target, fields: Fields, responder:
 # -- chat --------------------------------------------------------------------------------------------------------------
 
 
-async def _chat(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+async def _chat(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
     asked = {**_chat_arguments(target, fields), "admin": session.admin, "model_id": target.model.pk}
     made = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": target.model.model_id}
     if read_field(fields, "stream", bool):
-        stream = UnifiedAIService.astream_chat(**asked)
+        stream = _stream_chat(request, asked)
         options = read_field(fields, "stream_options", dict) or {}
         await _stream(stream, made, responder, with_usage=options.get("include_usage") is True)
         return
-    reply = await UnifiedAIService.achat(**asked)
+    reply: Reply = await _call(request, UnifiedAIService.achat, UnifiedAIService.chat, **asked)
     message = {"role": "assistant", "content": str(reply), "refusal": None}
     answer = {
         **made,
@@ -156,9 +159,12 @@ async def _stream(stream: ReplyStream, made: Mapping[str, Any], responder: Respo
 # -- images and speech -------------------------------------------------------------------------------------------------
 
 
-async def _image(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+async def _image(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
     asked = {name: read_field(fields, name, str) for name in ("size", "quality", "style")}
-    made = await UnifiedAIService.agenerate_image(
+    made: Media = await _call(
+        request,
+        UnifiedAIService.agenerate_image,
+        UnifiedAIService.generate_image,
         prompt=read_field(fields, "prompt", str, required=True),
         admin=session.admin,
         model_id=target.model.pk,
@@ -175,12 +181,15 @@ async def _image(session: Session, target: Target, fields: Fields, responder: Re
     await _send(responder, {"created": int(time()), "data": rows}, made.info)
 
 
-async def _speech(session: Session, target: Target, fields: Fields, responder: Responder) -> None:
+async def _speech(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
     wanted = read_field(fields, "response_format", str)
     speed = _number(fields, "speed")
     if wanted not in (None, "wav", "pcm", "mp3"):
         raise _unsupported(target, "response_format", _("Ask for 'wav' or leave it out."))
-    media = await UnifiedAIService.atext_to_speech(
+    media: Media = await _call(
+        request,
+        UnifiedAIService.atext_to_speech,
+        UnifiedAIService.text_to_speech,
         text=read_field(fields, "input", str, required=True),
         admin=session.admin,
         model_id=target.model.pk,
@@ -201,6 +210,34 @@ def _as_format(target: Target, media: Media, wanted: str | None) -> tuple[bytes,
     if wanted is not None and wanted != has:
         raise _unsupported(target, "response_format", _("It makes {has}.").format(has=has or content_type))
     return content, content_type
+
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+async def _call(request: Request, on_loop: Callable[..., Awaitable[T]], in_thread: Callable[..., T], **asked: Any) -> T:
+    """The result of a service's method: here, or in the thread that waits for it, whose database connection it uses."""
+    if request.errands is None:
+        return await on_loop(**asked)
+    return await request.run_sync(partial(in_thread, **asked))
+
+
+def _stream_chat(request: Request, asked: Mapping[str, Any]) -> ReplyStream:
+    if request.errands is None:
+        return UnifiedAIService.astream_chat(**asked)
+    info = ResultInfo()
+    return ReplyStream(_from_thread(request, asked, info), info)
+
+
+async def _from_thread(request: Request, asked: Mapping[str, Any], info: ResultInfo) -> AsyncIterator[str]:
+    stream = await request.run_sync(partial(UnifiedAIService.stream_chat, **asked))
+    try:
+        while (text := await request.run_sync(next, stream, None)) is not None:
+            info.update(stream.info)
+            yield text
+        info.update(stream.info)
+    finally:
+        await request.run_sync(stream.close)
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from src.ai.exceptions import (
     ProviderModelNotFound,
     ProviderNoCredit,
     ProviderRateLimited,
+    TokenRateLimited,
     UsageLimited,
     http_status,
 )
@@ -45,6 +46,7 @@ _CODES: Final[tuple[tuple[type[AIError], str], ...]] = (
     (NoActiveModel, "model_not_found"),
     (ProviderModelNotFound, "model_not_found"),
     (ProviderRateLimited, "rate_limit_exceeded"),
+    (TokenRateLimited, "rate_limit_exceeded"),
 )
 # What will end the same way however often it is asked, though its status says that it may not.
 _HOPELESS: Final = (UsageLimited, ProviderAuthFailed, ProviderNoCredit, KeyUnreadable, ModelLacksCapability)

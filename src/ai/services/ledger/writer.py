@@ -34,6 +34,7 @@ from src.ai.models import UsageRecord
 from src.ai.models.config_stamp import freshness
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
+from src.core.database import open_connections
 from src.core.loop import Errands, io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
@@ -320,13 +321,12 @@ class Desk:
 
     def __init__(self, errands: Errands | None = None) -> None:
         """`errands` are those that the caller's thread does already, where it does any."""
-        # Of this thread's own; on a loop there is none, and none is made.
-        opened: Any = connections._connections  # type: ignore[attr-defined]  # what `all(initialized_only=True)` looks at
-        connection = getattr(opened, router.db_for_write(UsageRecord), None)
+        own = (one for one in open_connections() if one.alias == router.db_for_write(UsageRecord))
+        connection = next(own, None)
         self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
         if connection is not None and connection.in_atomic_block:
-            in_test_case = connection.atomic_blocks[0]._from_testcase  # as `durable` asks
+            in_test_case = connection.atomic_blocks[0]._from_testcase  # type: ignore[attr-defined]  # as `durable` asks
             if in_test_case or connection.vendor == "sqlite":
                 self.errands = errands or Errands()
                 self._again = not in_test_case
@@ -354,7 +354,7 @@ class Desk:
     def write_soon(self, entries: Sequence[Entry]) -> None:
         """Have them written without waiting for it."""
         # The caller's connection can be used in its own thread alone, and not on a loop there.
-        here = self.errands is not None and self._connection._thread_ident == threading.get_ident()
+        here = self.errands is not None and self._connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
         if self.errands is None or self._again:
             writer.leave(entries)
         elif here and not loop_is_running_here():
