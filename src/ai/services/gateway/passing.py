@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final
 
@@ -148,7 +147,10 @@ class Passage:
 
     def _facts(self, session: Session, fields: Fields) -> CallFacts:
         target = self.target
-        facts = call_facts(
+        asked = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
+        replies = read_field(fields, "n", int) or 1
+        output = (asked or longest_reply(target.model)) * max(replies, 1) if target.endpoint == CHAT else 0
+        return call_facts(
             model=target.model,
             admin=session.admin,
             own=target.own,
@@ -157,14 +159,8 @@ class Passage:
             operation=target.operation,
             streamed=self.is_stream,
             seconds=target.limits.total,
-            args=(),
-            kwargs={},
+            held_cost=cost_at_most(target.model, self._input_tokens(fields), output),
         )
-        asked = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
-        replies = read_field(fields, "n", int) or 1
-        output = (asked or longest_reply(target.model)) * max(replies, 1) if target.endpoint == CHAT else 0
-        held = cost_at_most(target.model, self._input_tokens(fields), output)
-        return replace(facts, held_cost=held or Decimal(0))
 
     def _input_tokens(self, fields: Fields) -> int:
         """What the request may come to: a token is at least a byte, but for images in it."""

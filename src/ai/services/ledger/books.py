@@ -22,7 +22,9 @@ from django.utils import timezone
 from src.ai.models import ConfigStamp, Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
 from src.ai.models.usage import MONEY_PLACES
 from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of
+from src.core import postgres
 from src.core.bulk import Statement
+from src.core.postgres import SQL
 
 NEAR: Final = Decimal("0.8")  # of a limit
 
@@ -42,7 +44,6 @@ SUMS: Final = (
     "audio_seconds",
 )
 Sums = list[int]  # in the smallest units that the columns hold
-SQL = tuple[str, tuple[str, ...]]  # a statement and its parameters
 
 _RESERVED: Final = (
     "id",
@@ -156,7 +157,10 @@ class _Batch:
     """The periods that are locked for some entries, and what these add to them."""
 
     def __init__(self, entries: Sequence[Entry], locked: Iterable[Sequence[Any]]) -> None:
-        self.balances = {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in locked}
+        self.balances = {
+            key: _Balance(int(requests), int(held_requests), int(cost), int(held_cost), near is not None)
+            for key, requests, held_requests, cost, held_cost, near, _ in locked
+        }
         # By identity, as calls that are alike share both; it costs less than looking at what is in them.
         limits = {id(entry.facts.limits): entry.facts.limits for entry in entries}
         limited = {limit.period.key for some in limits.values() for limit in some}
@@ -468,18 +472,10 @@ class Books:
         """Execute the statements, in one message where the database takes that; the rows that each answers with."""
         if not statements:
             return []
-        if self.connection.vendor != "postgresql":
-            with self.connection.cursor() as cursor:
-                return [cursor.execute(*statement).fetchall() for statement in statements]
-        self.connection.ensure_connection()
-        # Past Django's cursor, whose wrapping of each attribute costs as much as all else that is done here.
-        with self.connection.wrap_database_errors, self.connection.connection.cursor() as cursor:
-            cursor.execute("; ".join(sql for sql, _ in statements), [text for _, texts in statements for text in texts])
-            answers = []
-            for sql, _ in statements:
-                answers.append(cursor.fetchall() if "RETURNING" in sql else [])
-                cursor.nextset()
-            return answers
+        if self.connection.vendor == "postgresql":
+            return postgres.send(self.connection, statements)
+        with self.connection.cursor() as cursor:
+            return [cursor.execute(*statement).fetchall() for statement in statements]
 
     def _time(self, moment: datetime | None) -> datetime | str | None:
         """In the form in which Django stores it."""
@@ -553,6 +549,6 @@ def _is_free(entry: Reserve) -> bool:
     return entry.facts.price_input == 0 and entry.facts.price_output == 0
 
 
-def _hexes(rows: Iterable[Sequence[Any]]) -> set[str]:
+def _hexes(rows: Iterable[Sequence[str]]) -> set[str]:
     """Ids as hexadecimal digits, which is how SQLite keeps them."""
-    return {row[0] if isinstance(row[0], str) else row[0].hex for row in rows}
+    return {row[0].replace("-", "") for row in rows}

@@ -1,0 +1,48 @@
+"""Several statements to PostgreSQL in one message.
+
+Past cursors: what these do beside sending and reading costs more than a small statement does. Quoting, waiting and
+errors are psycopg's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.errors import error_from_result
+from psycopg.generators import execute
+from psycopg.pq import Escaping, ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+
+SQL = tuple[str, tuple[str, ...]]  # a statement, with %s for each of its parameters, which are texts
+
+
+def send(connection: BaseDatabaseWrapper, statements: Sequence[SQL]) -> list[list[list[str | None]]]:
+    """Execute the statements, in which no other % may be; the rows that each answers with, their values as texts.
+
+    Raises:
+        django.db.Error: one failed. Those after it have not been executed.
+    """
+    connection.ensure_connection()
+    raw: psycopg.Connection[Any] = connection.connection
+    with connection.wrap_database_errors:
+        if not raw.autocommit and raw.pgconn.transaction_status == TransactionStatus.IDLE:
+            raw.execute("")  # begins the transaction that else would begin with a cursor's next statement
+        quote = Escaping(raw.pgconn).escape_literal
+        parts = [sql.encode() % tuple([quote(text.encode()) for text in texts]) for sql, texts in statements]
+        with raw.lock:
+            raw.pgconn.send_query(b"; ".join(parts))
+            results = raw.wait(execute(raw.pgconn))
+        return [_rows(result) for result in results]
+
+
+def _rows(result: PGresult) -> list[list[str | None]]:
+    if result.status == ExecStatus.FATAL_ERROR:
+        raise error_from_result(result)
+    value, columns = result.get_value, range(result.nfields)
+    return [
+        [None if (text := value(row, column)) is None else text.decode() for column in columns]
+        for row in range(result.ntuples)
+    ]
