@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from django.core.asgi import get_asgi_application
 from django.db import connection
 
+from src.core.asgi import get_asgi_application
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]
