@@ -2,8 +2,9 @@
 
 import os
 
-from django.core.asgi import get_asgi_application
 from servestatic import ServeStaticASGI
+
+from src.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django_application = get_asgi_application()

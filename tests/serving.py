@@ -15,12 +15,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from django.core.asgi import get_asgi_application
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
 
 from src.ai.asgi import Gateway
+from src.core.asgi import get_asgi_application
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]

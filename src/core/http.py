@@ -20,7 +20,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -37,6 +36,7 @@ T = TypeVar("T")
 
 # Stands where an SDK demands a key for its client. A request that would carry it never leaves.
 NO_KEY: Final = "key-travels-with-each-request"
+_NO_KEY: Final = NO_KEY.encode()
 
 SHARED_LIMIT: Final = 64  # SDK objects a loop; each base URL has its own
 DOWNLOAD_LIMIT: Final = 64 * 1024 * 1024
@@ -141,10 +141,7 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
 class _Pool:
     def __init__(self) -> None:
         self.transport = Transport(ssl_context())
-        self.client = httpx.AsyncClient(
-            transport=self.transport, trust_env=False, event_hooks={"request": [_check_key], "response": []}
-        )
-        self.client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self.client = _Client(transport=self.transport, trust_env=False)
         self.exchanges = Exchanges(ssl_context())
         self.shared: dict[Hashable, Any] = {}
         self.building = asyncio.Lock()
@@ -156,9 +153,24 @@ class _Pool:
         self.exchanges.drop()
 
 
-async def _check_key(request: httpx.Request) -> None:
-    if any(NO_KEY.encode() in value for _, value in request.headers.raw):
-        raise KeyMissing("a request to a vendor needs its key among its own headers")
+class _Client(httpx.AsyncClient):
+    """Sends each request as it is, once, and keeps nothing of its answer.
+
+    httpx's own way from `send` to the transport, which none of our requests needs, takes as long as the transport.
+    """
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
+        if any(_NO_KEY in value for _, value in request.headers.raw):
+            raise KeyMissing("a request to a vendor needs its key among its own headers")
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx.RequestError as error:
+            error.request = request
+            raise
+        response.request = request
+        if not stream:
+            await response.aread()
+        return response
 
 
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}

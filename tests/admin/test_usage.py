@@ -15,7 +15,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
-from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client, override_settings
@@ -36,6 +35,7 @@ from src.ai.models import (
 from src.ai.services import usage_csv, usage_reports
 from src.ai.services.ledger.upkeep import prune
 from src.ai.services.unified_service import UnifiedAIService
+from src.core.asgi import get_asgi_application
 from src.core.ids import uuid7
 from src.core.months import month_name, month_of
 from tests import vendor_answers as answers

@@ -21,7 +21,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.contrib.auth.models import User
-from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -30,6 +29,7 @@ from rest_framework.test import APIClient
 
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider, GeneratedMedia, IdempotencyKey
 from src.ai.services.idempotency import claim_key, fingerprint, prune_idempotency_keys
+from src.core.asgi import get_asgi_application
 from tests import vendor_answers as answers
 from tests.conftest import codes
 from tests.upstream.server import HANG, RESET, Gate, Reply, Upstream, whole

@@ -16,7 +16,6 @@ import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.core.asgi import get_asgi_application
 from django.db import connections
 from django.test import AsyncClient
 from django.utils.translation import gettext_lazy
@@ -27,6 +26,7 @@ from src.ai.models import AdminProviderSettings, AIModel, AIProvider, Idempotenc
 from src.ai.services.ledger.writer import writer as books_writer
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views import streaming
+from src.core.asgi import get_asgi_application
 from tests import vendor_answers as answers
 from tests.conftest import codes
 from tests.serving import server_thread

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import AbstractUser
@@ -12,10 +13,12 @@ from django_filters import FilterSet
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import ValidationError
 from rest_framework.permissions import IsAdminUser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import Serializer
 from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet
 
@@ -24,6 +27,7 @@ from src.ai.providers.base import OPERATIONS
 from src.ai.results import Article, Media, Reply
 from src.ai.serializers.ai_provider_serializer import AvailableModelSerializer, AvailableProviderSerializer
 from src.ai.serializers.audio_generation_serializer import AudioGenerationResponseSerializer, AudioGenerationSerializer
+from src.ai.serializers.base import shared
 from src.ai.serializers.chat_serializer import ChatResponseSerializer, ChatSerializer
 from src.ai.serializers.content_generation_serializer import (
     ContentGenerationResponseSerializer,
@@ -65,7 +69,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         made = self._told(UnifiedAIService.generate_image(admin=self._admin, **asked))
         files = self._files(request, made, GeneratedMedia.Kind.IMAGE, asked["prompt"], **keep)
         answer = {**files[0], "more": files[1:], "placeholder": made.placeholder, "info": made.info}
-        return Response(ImageGenerationResponseSerializer(answer).data)
+        return Response(shared(ImageGenerationResponseSerializer).to_representation(answer))
 
     @idempotent
     @extend_schema(request=ContentGenerationSerializer, responses=ContentGenerationResponseSerializer)
@@ -73,7 +77,9 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     def generate_content(self, request: Request) -> Response:
         """Write an article about a topic."""
         article = self._told(UnifiedAIService.generate_content(admin=self._admin, **self._validated(request)))
-        return Response(ContentGenerationResponseSerializer({**article, "info": article.info}).data)
+        return Response(
+            shared(ContentGenerationResponseSerializer).to_representation({**article, "info": article.info})
+        )
 
     @or_stream
     @idempotent
@@ -94,7 +100,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     def send_chat(self, request: Request) -> Response:
         """Reply to a message; with `stream`, as events: `delta` (`text`) …, then `done` (as `info`) or `error`."""
         reply = self._told(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
-        return Response(ChatResponseSerializer({"reply": reply, "info": reply.info}).data)
+        return Response(shared(ChatResponseSerializer).to_representation({"reply": reply, "info": reply.info}))
 
     @idempotent
     @extend_schema(request=AudioGenerationSerializer, responses=AudioGenerationResponseSerializer)
@@ -109,7 +115,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
             "placeholder": made.placeholder,
             "info": made.info,
         }
-        return Response(AudioGenerationResponseSerializer(answer).data)
+        return Response(shared(AudioGenerationResponseSerializer).to_representation(answer))
 
     @extend_schema(
         operation_id="ai_available_models_list",
@@ -186,6 +192,8 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         return cast(AbstractUser, self.request.user)  # the permission lets nobody else in
 
     def _validated(self, request: Request) -> dict[str, Any]:
+        with suppress(ValidationError):
+            return dict(shared(cast(type[Serializer[Any]], self.get_serializer_class())).run_validation(request.data))
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)

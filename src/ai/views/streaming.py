@@ -26,7 +26,7 @@ from rest_framework.views import APIView
 
 from src.ai.exceptions import IdempotencyKeyWithStream
 from src.ai.results import ReplyIterator, ReplyStream, ResultInfo
-from src.ai.serializers.base import ResultInfoSerializer
+from src.ai.serializers.base import ResultInfoSerializer, shared
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.idempotency import HEADER as IDEMPOTENCY_KEY
 
@@ -156,7 +156,7 @@ def _delta(text: str) -> bytes:
 
 
 def _done(info: ResultInfo) -> bytes:
-    return _event("done", ResultInfoSerializer(info).data)
+    return _event("done", shared(ResultInfoSerializer).to_representation(info))
 
 
 def _event(name: str, data: Any) -> bytes:
