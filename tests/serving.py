@@ -111,7 +111,7 @@ def wsgi_server_thread() -> Iterator[str]:
 
     server = ThreadedWSGIServer(("127.0.0.1", 0), Silent, connections_override=None)
     server.set_app(get_wsgi_application())
-    thread = threading.Thread(target=server.serve_forever, name="wsgi", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="wsgi", daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -25,6 +25,7 @@ from src.core.limits import BodyTooLarge, Timeouts
 from src.core.net_guard import check_address, check_target
 
 UNREAD_LIMIT: Final = 256 * 1024  # bytes of a stream that wait to be read, before its sender is made to wait
+_WHOLE: Final = (b"application/json", b"text/html")  # what no stream is sent as
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -72,6 +73,12 @@ class Answer:
         """One header, by its name in lower case; empty where there is none."""
         return next((value.decode("latin-1") for key, value in self.headers if key.lower() == name), "")
 
+    @property
+    def content_length(self) -> int | None:
+        """What the sender says that it is long."""
+        said = self.header(b"content-length")
+        return int(said) if said.isdigit() else None
+
     async def next_piece(self) -> bytes:
         """What has come since the last; nothing at the end.
 
@@ -103,7 +110,7 @@ class Exchanges:
         Args:
             headers: more lines of the head, each with its line end.
             limit: the bytes that an answer may have that is read whole.
-            streams: a good answer that is no JSON comes as a stream.
+            streams: a good answer that is neither JSON nor a page comes as a stream.
 
         Raises:
             httpx.TransportError, TimeoutError: there is no answer, or none in time.
@@ -331,7 +338,7 @@ class Connection(asyncio.Protocol):
                 content_type = value
             elif lower in (b"content-length", b"transfer-encoding"):
                 self._ends_with_connection = False
-        if self._streams and status < 300 and not content_type.startswith(b"application/json"):
+        if self._streams and status < 300 and not content_type.startswith(_WHOLE):
             self._is_stream = True
             self._answered(None)
 

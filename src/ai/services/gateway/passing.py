@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpx
 import msgspec
@@ -26,14 +26,14 @@ from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Field
 from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
 from src.ai.services import rates
-from src.ai.services.gateway.bodies import read_field
+from src.ai.services.gateway.bodies import is_null, read_field
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
-from src.ai.services.gateway.wire import Headers, Request, Responder, error_object, to_headers
+from src.ai.services.gateway.wire import Headers, Request, Responder, error_object, to_headers, to_json
 from src.ai.services.ledger.entries import CallFacts, Settle
-from src.ai.services.ledger.estimates import cost_at_most, longest_reply
+from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most, longest_reply
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
@@ -48,13 +48,23 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 IMAGE_TOKENS: Final = 5000  # more than a vendor counts for an image in a message at its finest (OpenAI, 2026-11)
 _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
+STREAMED: Final = (CHAT, IMAGES)
+LONGEST_REPLY: Final = 10_000_000  # tokens
+MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
+WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
+_MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
+_WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
 _NOT_PASSED: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
         b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
         b"trailer",
+        b"trailers",
         b"transfer-encoding",
         b"upgrade",
         b"content-length",
@@ -81,6 +91,7 @@ class Passed:
     """A vendor's error as it goes on to the caller."""
 
     status: int
+    headers: Headers
     body: bytes
 
 
@@ -104,14 +115,14 @@ class Passage:
         self._goes_to = goes_to
         self.request = request
         self.responder = responder
-        self.is_stream = target.endpoint == CHAT and read_field(fields, "stream", bool) is True
+        self.is_stream = target.endpoint in STREAMED and read_field(fields, "stream", bool) is True
         self._rules = session.rules
         self._size = size
         self._asked_usage = False
         self._input = fields.get("input")
         facts = self._facts(session, fields)
         self.body = self._body(fields, facts)
-        self.meter = Meter(facts, Desk(request.errands), str(target.model.provider))
+        self.meter = Meter(facts, Desk(request.errands, alone=request.is_alone), str(target.model.provider))
 
     async def run(self) -> None:
         """Reserve, ask, answer, settle.
@@ -128,11 +139,21 @@ class Passage:
 
     async def _run(self) -> None:
         await self.meter.aopen()
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        timer = None
+        if self.is_stream:
+            timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self.responder.watch, task.cancel)
         try:
             response = await retry.retrying(self.target.operation, self._ask)
         except BaseException as error:
             await self._fail(error)
+            if isinstance(error, asyncio.CancelledError) and self.responder.left:
+                task.uncancel()
+                return
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         try:
             if not response.is_stream:
                 await self._pass_whole(response)
@@ -147,9 +168,8 @@ class Passage:
 
     def _facts(self, session: Session, fields: Fields) -> CallFacts:
         target = self.target
-        asked = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
-        replies = read_field(fields, "n", int) or 1
-        output = (asked or longest_reply(target.model)) * max(replies, 1) if target.endpoint == CHAT else 0
+        output = self._output_tokens(fields) if target.endpoint == CHAT else 0
+        held = cost_at_most(target.model, self._input_tokens(fields), output)
         return call_facts(
             model=target.model,
             admin=session.admin,
@@ -159,8 +179,16 @@ class Passage:
             operation=target.operation,
             streamed=self.is_stream,
             seconds=target.limits.total,
-            held_cost=cost_at_most(target.model, self._input_tokens(fields), output),
+            held_cost=None if held is None else min(held, LARGEST_COST),
         )
+
+    def _output_tokens(self, fields: Fields) -> int:
+        """The most that all replies together may come to. A limit that no vendor takes is none."""
+        limits = [read_field(fields, name, int) for name in _MAX_TOKENS]
+        asked = max((limit for limit in limits if limit is not None), default=0)
+        replies = read_field(fields, "n", int) or 1
+        longest = longest_reply(self.target.model)
+        return (min(asked, LONGEST_REPLY) if asked > 0 else longest) * min(max(replies, 1), MOST_REPLIES)
 
     def _input_tokens(self, fields: Fields) -> int:
         """What the request may come to: a token is at least a byte, but for images in it."""
@@ -187,13 +215,18 @@ class Passage:
 
     def _limit_reply(self, fields: Fields, facts: CallFacts) -> None:
         """Where the caller sets no limit: the configured one, else what a budget was held for."""
-        if "max_tokens" in fields or "max_completion_tokens" in fields:
+        named = self.route.max_tokens_field
+        if not is_null(fields, "max_tokens"):
+            return
+        if not is_null(fields, "max_completion_tokens"):
+            if named == "max_tokens":  # its other name may be ignored silently, as by DeepSeek (2026-11)
+                fields[named] = fields.pop("max_completion_tokens")
             return
         limit = self.target.provider.config.get("max_tokens")
         if limit is None and any(one.budget is not None for one in facts.limits):
             limit = longest_reply(self.target.model)
         if limit is not None:
-            fields[self.route.max_tokens_field] = to_raw(limit)
+            fields[named] = to_raw(limit)
 
     async def _ask(self) -> Answer:
         """The vendor's answer, if it is a good one."""
@@ -201,7 +234,7 @@ class Passage:
         try:
             return await self._answered()
         except BaseException as error:
-            attempt.failed(error)
+            attempt.failed(GeneratorExit() if self.responder.left else error)
             raise
 
     async def _answered(self) -> Answer:
@@ -219,11 +252,11 @@ class Passage:
             return answer
         content = answer.content or b""
         failure = errors.from_response(target.call, answer.status, _named(answer.headers), content)
-        raise _with_body(failure, answer.status, content, target.call.api_key)
+        raise _with_body(failure, answer.status, self._answer_headers(answer), content, target.call.api_key)
 
     @property
     def _limits(self) -> Timeouts:
-        return self.target.streaming_limits if self.is_stream else self.target.limits
+        return self.target.streaming_limits if self.is_stream and self.target.endpoint == CHAT else self.target.limits
 
     def _headers(self) -> bytes:
         """The caller's headers that go on, as lines."""
@@ -257,7 +290,10 @@ class Passage:
 
     async def _pass_file(self, response: Answer) -> None:
         """A recording, passed on as it comes."""
-        await self.responder.begin(response.status, self._answer_headers(response), response.close)
+        headers = self._answer_headers(response)
+        if response.content_length is not None:  # shows the client whether it has all of it
+            headers.append((b"content-length", b"%d" % response.content_length))
+        await self.responder.begin(response.status, headers, response.close)
         spoken = read_field({"input": self._input} if self._input else {}, "input", str) or ""
         info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.header(b"x-generation-id") or None)
         entries: Sequence[Settle] = ()
@@ -274,16 +310,15 @@ class Passage:
             if not self.responder.left:
                 failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
                 entries = self.meter.failure(failure, info.usage)
-                raise failure from error  # the head is gone: the server breaks the connection off
+                raise failure from error  # the head is gone: the connection is broken off
             entries = self.meter.left(info, info.usage)
         finally:
             await self._settle(entries)
 
     async def _stream(self, response: Answer) -> None:
         responder, meter = self.responder, self.meter
-        watch = StreamWatch(
-            hides_usage=self.route.stream_usage and not self._asked_usage, keeps_text=options().stores_texts
-        )
+        hides_usage = self.target.endpoint == CHAT and self.route.stream_usage and not self._asked_usage
+        watch = StreamWatch(hides_usage=hides_usage, keeps_text=options().stores_texts)
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
         alive = _KeepAlive(responder, watch)
         entries: Sequence[Settle] = ()
@@ -316,7 +351,8 @@ class Passage:
                 if passed := watch.feed(piece):
                     await write(passed)
         except (httpx.TransportError, TimeoutError) as error:
-            watch.finish()
+            if rest := watch.finish():
+                await write(rest)
             cause = errors.from_exception(call, error, self._limits, answered=True)
             return interrupted(call, cause if isinstance(cause, ProviderError) else str(cause))
         if rest := watch.finish():
@@ -369,6 +405,8 @@ class _KeepAlive:
 
     def stop(self) -> None:
         self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
 
     def _look(self) -> None:
         silent = self._loop.time() - self._last
@@ -379,6 +417,8 @@ class _KeepAlive:
         self._timer = self._loop.call_later(KEEP_ALIVE_AFTER - silent, self._look)
 
     async def _write(self) -> None:
+        if not self._watch.is_whole:
+            return  # something has come meanwhile
         with suppress(OSError):
             await self._responder.write(KEEP_ALIVE)
 
@@ -413,10 +453,10 @@ def _text_of(content: bytes) -> str:
 
 
 def _error_event(error: AIError) -> bytes:
-    return b"data: " + msgspec.json.encode({"error": error_object(error)}) + b"\n\n"
+    return b"data: " + to_json({"error": error_object(error)}) + b"\n\n"
 
 
-def _with_body(error: ProviderError, status: int, content: bytes, api_key: str) -> ProviderError:
+def _with_body(error: ProviderError, status: int, headers: Headers, content: bytes, api_key: str) -> ProviderError:
     """The error with the vendor's own body, where the caller may see it and it has OpenAI's form."""
     if not isinstance(error, _PASSED_ERRORS):
         return error
@@ -426,5 +466,5 @@ def _with_body(error: ProviderError, status: int, content: bytes, api_key: str) 
             told = {"type": None, "param": None, "code": None, **data["error"]}
             told["message"] = error.facts.get("reason", told["message"])
             body = scrub(msgspec.json.encode({**data, "error": told}).decode(), api_key)
-            error.facts["passed_on"] = Passed(status, body.encode())
+            error.facts["passed_on"] = Passed(status, headers, body.encode())
     return error

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from django.db import InterfaceError, OperationalError, close_old_connections
-
-from src.ai.exceptions import LedgerUnavailable, ModelAmbiguous, ModelLacksCapability, NoSuchModel
+from src.ai.exceptions import ModelAmbiguous, ModelLacksCapability, NoSuchModel
 from src.ai.models import AdminProviderSettings, AIModel
 from src.ai.providers.base import BaseProvider
 from src.ai.providers.errors import Call
@@ -37,6 +35,7 @@ OPERATIONS: Final[Mapping[str, str]] = {
     EMBEDDINGS: "embeddings",
 }
 _HEADERS: Final = {"Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity"}
+NAME_SHOWN: Final = 200  # characters of a name that are repeated to who asked for it
 _ALL_CAPABILITIES: Final = frozenset(name for names in CAPABILITIES.values() for name in names)
 
 
@@ -91,9 +90,6 @@ def usable_models(session: Session, catalogue: Catalogue) -> list[AIModel]:
 def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
     try:
         return _find(session, endpoint, name, Catalogue())
-    except (InterfaceError, OperationalError) as error:
-        close_old_connections()
-        raise LedgerUnavailable(retry_after=1) from error
     finally:
         lend_connections()
 
@@ -143,7 +139,7 @@ def _named(session: Session, name: str, catalogue: Catalogue) -> AIModel:
         model for model in active if model.model_id == name
     ]
     if not found:
-        raise NoSuchModel(model=name, attr="model")
+        raise NoSuchModel(model=name[:NAME_SHOWN], attr="model")
     if len(found) == 1:
         return found[0]
     usable = [model for model in found if _is_usable(model, session, catalogue)]
