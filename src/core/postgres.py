@@ -6,8 +6,8 @@ errors are psycopg's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -15,6 +15,8 @@ from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
+
+_PREFIX: Final = "ai_"
 
 SQL = tuple[str, tuple[str, ...]]  # a statement, with %s for each of its parameters, which are texts
 
@@ -36,6 +38,18 @@ def send(connection: BaseDatabaseWrapper, statements: Sequence[SQL]) -> list[lis
             raw.pgconn.send_query(b"; ".join(parts))
             results = raw.wait(execute(raw.pgconn))
         return [_rows(result) for result in results]
+
+
+def prepare(connection: BaseDatabaseWrapper, statements: Mapping[str, str]) -> dict[str, str]:
+    """Have the session keep the statements, which are then executed by those that this gives for the same names."""
+    commands, kept = [], {}
+    for name, sql in statements.items():
+        first, *rest = sql.split("%s")
+        numbered = first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+        commands.append((f"PREPARE {_PREFIX}{name} ({', '.join(['text'] * len(rest))}) AS {numbered}", ()))
+        kept[name] = f"EXECUTE {_PREFIX}{name} ({', '.join(['%s'] * len(rest))})"
+    send(connection, commands)
+    return kept
 
 
 def _rows(result: PGresult) -> list[list[str | None]]:

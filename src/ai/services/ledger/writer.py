@@ -299,7 +299,11 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
         options.setdefault("tcp_user_timeout", int(GONE_TIMEOUT * 1000))
         # The books' statements find every row by its key. Until a table that grows fast is analysed, the planner would
         # rather read all of it.
-        own = {"lock_timeout": str(int(LOCK_TIMEOUT * 1000)), **dict.fromkeys(_PLANS_WITHOUT_KEYS, "off")}
+        own = {
+            "lock_timeout": str(int(LOCK_TIMEOUT * 1000)),
+            "plan_cache_mode": "force_generic_plan",
+            **dict.fromkeys(_PLANS_WITHOUT_KEYS, "off"),
+        }
         options["options"] = " ".join([options.get("options", ""), *(f"-c {name}={own[name]}" for name in own)]).strip()
     else:
         options["timeout"] = LOCK_TIMEOUT
