@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import uvicorn
 from django.db import connection
 
-from src.core.asgi import get_asgi_application
+from src.ai.views.on_loop import chat_on_loop
+from src.core.asgi import Handler
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +86,7 @@ def server_thread() -> Iterator[str]:
             await super().startup(*args, **kwargs)
             started.set()
 
-    application = Graceful(get_asgi_application(), at_end=lambda: None)
+    application = Graceful(Handler(chat_on_loop), at_end=lambda: None)
     server = Announcing(uvicorn.Config(application, port=0, lifespan="on", log_config=None, log_level="warning"))
     thread = threading.Thread(target=server.run, name="uvicorn", daemon=True)
     thread.start()
