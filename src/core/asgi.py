@@ -1,32 +1,52 @@
-"""Django for ASGI servers, with one step into a thread for each request."""
+"""Django for ASGI servers: one step into a thread for each request, and none where a view asks for none.
+
+A view on the loop is an asynchronous one that is chosen by the request's head, before Django. The middleware runs
+around it as around any other, on the loop too.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
-from typing import IO, Final
+from typing import IO, Any, Final
 
-import django
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
+from django.conf import settings
 from django.core import signals
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
+from django.core.handlers.exception import convert_exception_to_response
 from django.db import close_old_connections
 from django.http import FileResponse
 from django.http.response import HttpResponseBase
-from django.urls import set_script_prefix
+from django.urls import set_script_prefix, set_urlconf
+from django.utils.log import log_response
+from django.utils.module_loading import import_string
 
 from src.core.graceful import Message, Receive, Scope, Send
 
+LoopView = Callable[[ASGIRequest], Awaitable[HttpResponseBase]]
+Choice = Callable[[Scope], LoopView | None]
+Chain = Callable[[Any], Any]
+
 THREADS_LIMIT: Final = 1000  # requests answered at once; more wait for their turn
-
-
-def get_asgi_application() -> Handler:
-    """What Django's function of this name is for, with our handler."""
-    django.setup(set_prefix=False)
-    return Handler()
+# These wait for nothing where a view leaves session and messages alone.
+QUICK_MIDDLEWARE: Final = frozenset(
+    {
+        "src.core.request_id.request_id_middleware",
+        "django.middleware.security.SecurityMiddleware",
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.locale.LocaleMiddleware",
+        "django.middleware.common.CommonMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+        "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    }
+)
 
 
 class Handler(ASGIHandler):
@@ -36,8 +56,15 @@ class Handler(ASGIHandler):
     what a short request costs. What an answer streams comes from the server's loop, as with Django's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, choose: Choice = lambda scope: None) -> None:
+        """To be made when Django is set up.
+
+        `choose` gives the view on the loop for a request, by its ASGI scope; None leaves it to a thread and the URLs.
+        Such a view is exempt from CSRF checks and leaves session, messages and database alone.
+        """
         super().__init__()
+        self._choose = choose
+        self._chain_on_loop = _chain_on_loop() if QUICK_MIDDLEWARE.issuperset(settings.MIDDLEWARE) else None
         threads = ThreadPoolExecutor(THREADS_LIMIT, thread_name_prefix="request")
         self._respond_in_thread = sync_to_async(self._respond, thread_sensitive=False, executor=threads)
 
@@ -57,7 +84,11 @@ class Handler(ASGIHandler):
             await self.send_response(refusal, send)  # type: ignore[arg-type]  # one of the two is there
             return
         responding: Future[HttpResponseBase] = Future()
-        answering = asyncio.create_task(self._answer(request, responding, send))
+        view = self._choose(scope) if self._chain_on_loop and _only_django_listens() else None
+        answer = (
+            self._answer_on_loop(view, request, responding, send) if view else self._answer(request, responding, send)
+        )
+        answering = asyncio.create_task(answer)
         leaving = asyncio.ensure_future(receive())
         await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()
@@ -69,7 +100,7 @@ class Handler(ASGIHandler):
         with suppress(asyncio.CancelledError):
             response = responding.result() if responding.done() else await asyncio.wrap_future(responding)
             if not response.closed:
-                await sync_to_async(response.close)()
+                await sync_to_async(response.close)()  # in the thread that a view on the loop may have used
 
     async def read_body(self, receive: Receive) -> IO[bytes]:
         """What arrives in one piece stays where it is; of the rest, what is large goes to a file."""
@@ -108,3 +139,58 @@ class Handler(ASGIHandler):
             raise
         responding.set_result(response)
         return response
+
+    async def _answer_on_loop(
+        self, view: LoopView, request: ASGIRequest, responding: Future[HttpResponseBase], send: Send
+    ) -> None:
+        responding.set_running_or_notify_cancel()
+        try:
+            set_urlconf(settings.ROOT_URLCONF)
+            request.view_on_loop = view  # type: ignore[attr-defined]
+            response = await self._chain_on_loop(request)  # type: ignore[misc]  # there is one
+            response._handler_class = type(self)
+            response._resource_closers.append(request.close)
+            if response.status_code >= 400:
+                log_response("%s: %s", response.reason_phrase, request.path, response=response, request=request)
+        except BaseException as error:
+            responding.set_exception(error)
+            raise
+        responding.set_result(response)
+        await self.send_response(response, send)
+        if not (response.streaming or _thread_was_used()):
+            response.close()
+
+
+def _chain_on_loop() -> Chain:
+    """The middleware around a view on the loop, without Django's steps into a thread."""
+
+    async def answer(request: Any) -> Any:
+        return await request.view_on_loop(request)
+
+    chain: Chain = convert_exception_to_response(answer)
+    for path in reversed(settings.MIDDLEWARE):
+        middleware = import_string(path)
+        chain = convert_exception_to_response(
+            (_at_once(middleware) if isinstance(middleware, type) else middleware)(chain)
+        )
+    return chain
+
+
+def _at_once(middleware: Any) -> Any:
+    class AtOnce(middleware):  # type: ignore[misc]
+        async def __acall__(self, request: Any) -> Any:
+            response = self.process_request(request) if hasattr(self, "process_request") else None
+            response = response or await self.get_response(request)
+            return self.process_response(request, response) if hasattr(self, "process_response") else response
+
+    return AtOnce
+
+
+def _only_django_listens() -> bool:
+    """Whether nobody else wants to know when a request begins and ends: it is not told of those on the loop."""
+    return len(signals.request_started.receivers) <= 2 and len(signals.request_finished.receivers) <= 3
+
+
+def _thread_was_used() -> bool:
+    """Whether the request has been in a thread after all, whose connections it has to close."""
+    return SyncToAsync.thread_sensitive_context.get(None) in SyncToAsync.context_to_thread_executor

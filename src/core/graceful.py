@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+import concurrent.futures
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from src.core.loop import io_loop
 
 CUT_WAIT: Final = 5.0  # seconds that what is cut has to come to its end
 
+T = TypeVar("T")
 Scope = dict[str, Any]
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_outlasting: set[asyncio.Task[Any]] = set()
+
+
+async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of `coroutine`, which is not cancelled with whoever awaits it: that one then waits for its end.
+
+    Raises:
+        concurrent.futures.CancelledError: the process ends, and `coroutine` was cut.
+    """
+    task = asyncio.ensure_future(coroutine)
+    _outlasting.add(task)
+    task.add_done_callback(_outlasting.discard)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise concurrent.futures.CancelledError from None
+        await asyncio.wait((task,))
+        raise
 
 
 class Graceful:
@@ -55,6 +77,8 @@ class Graceful:
         for cut in self._running.values():
             cut.now()
         io_loop.cancel_all()
+        for task in [task for task in _outlasting if task.get_loop() is asyncio.get_running_loop()]:
+            task.cancel()
         if self._running:
             await asyncio.wait(self._running, timeout=CUT_WAIT)
         await asyncio.to_thread(self.at_end)

@@ -19,7 +19,7 @@ from django.urls import path
 from django.utils.translation import activate, get_language
 from django.views.decorators.csrf import csrf_exempt
 
-from src.core.asgi import Handler, get_asgi_application
+from src.core.asgi import Handler
 
 release = threading.Event()
 
@@ -67,7 +67,7 @@ pytestmark = [pytest.mark.urls(__name__), pytest.mark.django_db(transaction=True
 @pytest.fixture
 def site() -> Handler:
     release.clear()
-    return get_asgi_application()
+    return Handler()
 
 
 def asking(site: Handler, name: str) -> ApplicationCommunicator:

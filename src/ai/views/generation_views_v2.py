@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import AbstractUser
@@ -45,6 +45,7 @@ from src.ai.views.filters import AvailableModelFilter
 from src.ai.views.idempotency import idempotent
 from src.ai.views.pagination import CataloguePagination
 from src.ai.views.streaming import EventStreamRenderer, StreamingMixin, or_stream
+from src.core.graceful import to_its_end
 
 R = TypeVar("R", Article, Media, Reply)
 
@@ -99,8 +100,16 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     )
     def send_chat(self, request: Request) -> Response:
         """Reply to a message; with `stream`, as events: `delta` (`text`) …, then `done` (as `info`) or `error`."""
-        reply = self._told(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
-        return Response(shared(ChatResponseSerializer).to_representation({"reply": reply, "info": reply.info}))
+        return self._replied(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
+
+    async def asend_chat(self, request: Request) -> HttpResponseBase:
+        """The asynchronous twin of `send_chat`, without `Idempotency-Key`. As there, who leaves ends streams alone."""
+        asked = self._validated(request)
+        if not self.wants_stream(request):
+            return self._replied(await to_its_end(UnifiedAIService.achat(admin=self._admin, **asked)))
+        response, info = await self.astream_chat(admin=self._admin, **asked)
+        self._standings = info.standings
+        return response
 
     @idempotent
     @extend_schema(request=AudioGenerationSerializer, responses=AudioGenerationResponseSerializer)
@@ -167,8 +176,13 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Answer on behalf of whoever sends the request."""
-        with calling(Caller(shares_connections=True)):
+        with self.calling():
             return super().dispatch(request, *args, **kwargs)
+
+    @staticmethod
+    def calling() -> AbstractContextManager[None]:
+        """What runs inside calls as whoever sends the request."""
+        return calling(Caller(shares_connections=True))
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Once it is known who that is, the books may know it too."""
@@ -181,6 +195,10 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         for name, value in limit_headers(self._standings).items():
             response[name] = value
         return super().finalize_response(request, response, *args, **kwargs)
+
+    def _replied(self, reply: Reply) -> Response:
+        self._told(reply)
+        return Response(shared(ChatResponseSerializer).to_representation({"reply": reply, "info": reply.info}))
 
     def _told(self, result: R) -> R:
         """The result, after its headers are taken from it."""
