@@ -141,6 +141,7 @@ class Streams:
     first: float  # milliseconds to the first chunk, median; from before the connection is opened
     chunks: int
     seconds: float  # until the last one had ended
+    trouble: str  # how the answer began of one that was not whole
 
 
 class Reader:
@@ -154,10 +155,12 @@ class Reader:
         self.chunks = 0
         self.is_done = False
         self.is_whole = False
+        self.start = b""
         self.tail = b""
 
     def take(self, data: bytes) -> None:
         """Note what has come."""
+        self.start = self.start or data[:1000]
         seen = self.tail + data
         self.chunks += seen.count(self.word) - self.tail.count(self.word)  # what is looked for may come in two parts
         if self.first is None and b"data:" in seen:
@@ -198,10 +201,12 @@ def stream(request: Request, count: int, chunks: int, seconds: float = 180) -> S
         for one, reader in readers.values():
             one.close()
             ended.append(reader)
+    broken = [reader for reader in ended if not (reader.is_done and reader.chunks == chunks)]
     return Streams(
         begun=count,
-        whole=sum(reader.is_done and reader.chunks == chunks for reader in ended),
+        whole=count - len(broken),
         first=statistics.median([reader.first for reader in ended if reader.first is not None] or [0.0]) * 1e3,
         chunks=sum(reader.chunks for reader in ended),
         seconds=time.perf_counter() - start,
+        trouble=repr(broken[0].start[:40] + b" ... " + broken[0].start[-160:]) if broken else "",
     )

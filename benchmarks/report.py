@@ -17,6 +17,8 @@ IN_FLIGHT = (1, 16, 64)
 SDK_CALLS = (("bare", 1), ("bare", 16), ("achat", 1), ("achat", 16), ("chat", 1))
 SDK_NAMES = {"bare": "bare openai SDK", "achat": "UnifiedAIService.achat", "chat": "UnifiedAIService.chat"}
 DIRECT, GATEWAY, CHAT_SEND = "direct to the upstream", "/v1/chat/completions", "POST chat/send"
+NONE = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 FLAT = 2_000_000  # bytes that the second half of the requests may add
 
 
@@ -40,10 +42,6 @@ class Target:
     @property
     def failed(self) -> int:
         return sum(one.failed for rounds in self.loads.values() for one in rounds)
-
-    @property
-    def answered(self) -> int:
-        return sum(one.answered for rounds in self.loads.values() for one in rounds)
 
     def rate(self, in_flight: int) -> float:
         return statistics.median(one.rate for one in self.loads[in_flight])
@@ -69,16 +67,9 @@ class Results:
     chat_send: Target | None = None
     queries: object = None
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)  # after so many requests
-    through_memory: int = 0
 
     def named(self, name: str) -> Target | None:
         return next((one for one in self.targets if one.name == name), None)
-
-    @property
-    def through_site(self) -> int:
-        """Requests that this project answered."""
-        ours = [one for one in (self.named(GATEWAY), self.chat_send) if one]
-        return sum(one.answered + sum(some.whole for some in one.streams) for one in ours) + self.through_memory
 
 
 def report(results: Results, options: argparse.Namespace) -> None:
@@ -101,14 +92,14 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def noise(figures: Sequence[float]) -> str:
     """How far the rounds are apart, of their median."""
     middle = statistics.median(figures)
-    return f"{(max(figures) - min(figures)) / middle:.0%}" if middle else "–"
+    return f"{(max(figures) - min(figures)) / middle:.0%}" if middle else NONE
 
 
 def ratio(figure: float, base: float) -> str:
     """How many times as much."""
     if not base:
-        return "–"
-    return f"{figure / base:.1f} ×" if figure / base < 10 else f"{figure / base:.0f} ×"
+        return NONE
+    return f"{figure / base:.1f} {TIMES}" if figure / base < 10 else f"{figure / base:.0f} {TIMES}"
 
 
 def print_set_up(results: Results, options: argparse.Namespace) -> None:
@@ -138,7 +129,7 @@ def print_requests(results: Results) -> None:
             continue
         rates = " / ".join(f"{one.rate(number):,.0f}" for number in IN_FLIGHT)
         if one.pid is None:
-            rows.append([one.name, rates, "–", "–", "–", f"{one.p50(1):.2f}", "–", str(one.failed), "–"])
+            rows.append([one.name, rates, NONE, NONE, NONE, f"{one.p50(1):.2f}", NONE, str(one.failed), NONE])
             continue
         added = one.p50(1) - direct.p50(1) if direct else 0.0
         rows.append(
@@ -147,17 +138,18 @@ def print_requests(results: Results) -> None:
                 rates,
                 f"{one.cost(16):,.0f}",
                 noise(one.cpu[16]),
-                ratio(one.cost(16), ours.cost(16)) if ours else "–",
+                ratio(one.cost(16), ours.cost(16)) if ours else NONE,
                 f"{one.p50(1):.2f}",
                 f"{added:.2f}",
                 str(one.failed),
                 f"{one.memory[-1] / 1e6:.0f}",
             ]
         )
-    rows += [[name, f"not available: {reason}", *[""] * 7] for name, reason in results.missing.items()]
     if rows:
         head = ["", "req/s at 1 / 16 / 64", "CPU µs", "noise", "to ours", "median ms at 1", "added ms", "failed", "MB"]
         print_table(head, rows)
+    for name, reason in results.missing.items():
+        print(f"\n{name}: not available: {reason}")
 
 
 def print_typed(results: Results) -> None:
@@ -188,20 +180,30 @@ def medians(rounds: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def print_streams(results: Results) -> None:
     """Many streams at once."""
-    rows = []
+    rows: list[list[str]] = []
+    troubles: list[str] = []
     for one in results.targets:
         if not one.streams:
             continue
         whole = min(some.whole for some in one.streams)
-        row = [one.name, f"{whole:,} of {one.streams[0].begun:,}", f"{first_chunk(one):,.0f}"]
-        row.append(f"{statistics.median(some.seconds for some in one.streams):.1f}")
-        ours = one.pid is not None
-        row += [f"{statistics.median(one.chunk_cpu):.0f}", noise(one.chunk_cpu)] if ours else ["–", "–"]
-        rows.append([*row, f"{per_stream(one):.0f}" if ours else "–"])
+        row = [one.name, f"{whole:,} of {one.streams[0].begun:,}"]
+        trouble = next((some.trouble for some in one.streams if some.trouble), "")
+        if trouble:
+            troubles.append(f"\n{one.name}: a stream that was not whole began with: {trouble}")
+        if not any(some.chunks for some in one.streams):
+            rows.append([*row, *[NONE] * 5])
+            continue
+        row += [f"{first_chunk(one):,.0f}", f"{statistics.median(some.seconds for some in one.streams):.1f}"]
+        if one.pid is None:
+            rows.append([*row, NONE, NONE, NONE])
+            continue
+        cpu = statistics.median(one.chunk_cpu)
+        rows.append([*row, f"{cpu:,.0f}", noise(one.chunk_cpu), f"{per_stream(one):.0f}"])
     if rows:
         print_table(
             ["streams at once", "whole", "first chunk ms", "seconds", "CPU µs a chunk", "noise", "kB a stream"], rows
         )
+    print(*troubles, sep="\n", end="" if not troubles else "\n")
 
 
 def first_chunk(one: Target) -> float:
@@ -228,7 +230,7 @@ def megabytes(size: float) -> str:
 
 def print_limits(results: Results) -> None:
     """Each limit, what was found, and whether that holds it."""
-    words = {True: "ok", False: "missed", None: "–"}
+    words = {True: "ok", False: "missed", None: NONE}
     rows = [[what, limit, found, words[holds]] for what, limit, found, holds in limits(results)]
     if rows:
         print_table(["", "limit", "found", ""], rows)
@@ -243,9 +245,9 @@ def limits(results: Results) -> Iterable[tuple[str, str, str, bool | None]]:
         for name, least in ((peers.LITELLM_DATABASE, 50), (peers.PORTKEY, 5)):
             if (peer := results.named(name)) and peer.loads:
                 times = peer.cost(16) / cpu
-                yield f"the same, beside {name}", f"≥ {least} × less", f"{times:.1f} ×", times >= least
+                yield f"the same, beside {name}", f"≥ {least} {TIMES} less", f"{times:.1f} {TIMES}", times >= least
             else:
-                yield f"the same, beside {name}", f"≥ {least} × less", "not measured", None
+                yield f"the same, beside {name}", f"≥ {least} {TIMES} less", "not measured", None
         if direct:
             added = ours.p50(1) - direct.p50(1)
             yield "added to the median, one in flight", "≤ 3 ms", f"{added:.2f} ms", added <= 3
@@ -271,6 +273,6 @@ def limits(results: Results) -> Iterable[tuple[str, str, str, bool | None]]:
         for number, asked in ((16, "16 in flight"), (1, "one at a time")):
             base, achat = (medians(results.sdk[name, number])[0] for name in ("bare", "achat"))
             times = results.chat_send.cost(number) / base
-            yield f"chat/send beside the bare SDK, CPU, {asked}", "≤ 1.5 ×", f"{times:.2f} ×", times <= 1.5
+            yield f"chat/send beside the bare SDK, CPU, {asked}", f"≤ 1.5 {TIMES}", f"{times:.2f} {TIMES}", times <= 1.5
             over = (achat - base) / 1e3
             yield f"achat over the bare SDK, CPU, {asked}", "≤ 0.2 ms", f"{over:.2f} ms", over <= 0.2

@@ -17,7 +17,6 @@ from typing import Any
 
 import django
 import uvloop
-
 from machine import ROOT
 
 sys.path.insert(0, str(ROOT))

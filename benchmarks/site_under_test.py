@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import statistics
@@ -11,12 +12,14 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from machine import HOST, ROOT, answers, free_port, running, wait_until
 
 sys.path.insert(0, str(ROOT))
+VENDOR_KEY = "sk-benchmark-0123456789"
 
 
 @contextmanager
@@ -115,7 +118,7 @@ def make_rows(base_url: str) -> str:
             slug=slug,
             name=slug.title(),
             api_base_url=base_url,
-            shared_api_key="sk-benchmark-0123456789",
+            shared_api_key=VENDOR_KEY,
             shared_monthly_budget=1_000_000,
             sort_order=order,
         )
@@ -191,15 +194,22 @@ def move_sessions(core: int) -> bool:
     return True
 
 
-def check_books() -> int:
-    """How many requests the books know.
+def check_books(upstream: int) -> None:
+    """Say that every period is the sum of its records, and that what the vendor on this port was asked is on them.
 
     Raises:
-        SystemExit: they are not true, so that no figure is worth anything.
+        SystemExit: the books are wrong, so that no figure is worth anything.
     """
     from src.ai.models import UsageRecord
     from src.ai.services.ledger.upkeep import reconcile
 
+    connection = HTTPConnection(HOST, upstream, timeout=60)
+    connection.request("GET", "/counts")
+    asked = json.loads(connection.getresponse().read()).get(VENDOR_KEY, 0)
+    connection.close()
+    known = UsageRecord.objects.count()
     if differences := list(reconcile()):
         raise SystemExit(f"The books are wrong: {differences[:3]}")
-    return UsageRecord.objects.count()
+    if known < asked:
+        raise SystemExit(f"The books are wrong: of {asked:,} requests to the vendor they know {known:,}.")
+    print(f"\nThe books are true: {asked:,} requests reached the vendor, {known:,} are on record.")

@@ -2,7 +2,8 @@
 
 Prints its port and serves until its input closes: chat completions, whole and streamed, embeddings and the list of
 models, in OpenAI's form. It answers at once, the chunks of a stream at their interval, and judges no key. A body that
-has `fault:NAME` in it, `NAME` being one of `FAULTS`, meets that fault.
+has `fault:NAME` in it, `NAME` being one of `FAULTS`, meets that fault. `GET /counts` tells how many requests came with
+each key.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import json
 import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import uvloop
@@ -61,6 +62,7 @@ MODELS = {
 FAULTS = ("500", "429", "cut", "hang", "malformed", "cut-stream")
 FAULT = re.compile(rb"fault:([a-z0-9-]+)")
 STREAM = re.compile(rb'"stream"\s*:\s*true')
+KEY = re.compile(rb"\r\nauthorization: bearer (\S+)", re.IGNORECASE)
 LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 
 
@@ -146,8 +148,9 @@ class Pace:
 class Vendor(asyncio.Protocol):
     """Answers every whole request."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, counts: Counter[str]) -> None:
         self.pace = pace
+        self.counts = counts
         self.received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -163,7 +166,13 @@ class Vendor(asyncio.Protocol):
             if len(rest) < length:
                 return
             self.received = rest[length:]
-            self.reply(head.split(b" ", 2)[1], rest[:length])
+            path = head.split(b" ", 2)[1]
+            if path == b"/counts":
+                self.transport.write(answer("200 OK", self.counts))
+                continue
+            if key := KEY.search(head):
+                self.counts[key[1].decode()] += 1
+            self.reply(path, rest[:length])
 
     def reply(self, path: bytes, body: bytes) -> None:
         """Answer one request."""
@@ -190,7 +199,9 @@ async def main() -> None:
     parser.add_argument("--interval", type=float, default=20, help="milliseconds between two chunks")
     options = parser.parse_args()
     pace = Pace(options.chunks, options.interval / 1000)
-    server = await asyncio.get_running_loop().create_server(lambda: Vendor(pace), "127.0.0.1", 0, backlog=4096)
+    counts: Counter[str] = Counter()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Vendor(pace, counts), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
