@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +19,12 @@ from urllib.parse import urlsplit
 import httptools
 import httpx
 
-from src.core.connections import HEAD_LIMIT, IDLE_LIMIT, IDLE_SECONDS, AnswerBroken, Origin
+from src.core.connections import HEAD_LIMIT, IDLE_SECONDS, AnswerBroken, Origin
 from src.core.limits import BodyTooLarge, Timeouts
 from src.core.net_guard import check_address, check_target
 
+IDLE_LIMIT: Final = 1000  # connections to one origin: streams come in crowds, and to connect costs as much as to ask
+NAME_SECONDS: Final = 5.0  # that the addresses of a name are believed
 UNREAD_LIMIT: Final = 256 * 1024  # bytes of a stream that wait to be read, before its sender is made to wait
 _WHOLE: Final = (b"application/json", b"text/html")  # what no stream is sent as
 RawHeaders = list[tuple[bytes, bytes]]
@@ -101,6 +102,7 @@ class Exchanges:
         self._loop = asyncio.get_running_loop()
         self._idle: dict[Origin, list[Connection]] = {}
         self._sockets: dict[Connection, socket.socket] = {}
+        self._addresses: dict[Origin, tuple[float, list[Any]]] = {}  # as the guard let them pass, and until when
 
     async def post(
         self, endpoint: Endpoint, body: bytes, headers: bytes, limits: Timeouts, *, limit: int, streams: bool
@@ -161,17 +163,26 @@ class Exchanges:
         deadline = self._loop.time() + seconds
         try:
             async with asyncio.timeout_at(deadline):
-                found = await self._loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-                for *_, address in found:
-                    check_address(origin.host, ip_address(str(address[0]).partition("%")[0]))
-                return await self._first_to_answer(origin, found, deadline)
+                return await self._first_to_answer(origin, await self._resolve(origin), deadline)
         except TimeoutError as error:
             raise httpx.ConnectTimeout(f"no connection to {origin.host} within {seconds} seconds") from error
         except OSError as error:
             raise httpx.ConnectError(str(error) or "the TLS handshake was broken off") from error
 
+    async def _resolve(self, origin: Origin) -> list[Any]:
+        until, found = self._addresses.get(origin, (0.0, []))
+        if self._loop.time() < until:
+            return found
+        found = await self._loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        for *_, address in found:
+            check_address(origin.host, ip_address(str(address[0]).partition("%")[0]))
+        self._addresses[origin] = (self._loop.time() + NAME_SECONDS, found)
+        return found
+
     async def _first_to_answer(self, origin: Origin, found: list[Any], deadline: float) -> Connection:
         """Tries each address in the order of the resolver; one that keeps silent has its share of the time."""
+        if len(found) == 1:
+            return await self._connect_to(origin, *found[0])
         for left in range(len(found), 0, -1):
             try:
                 async with asyncio.timeout((deadline - self._loop.time()) / left):
@@ -226,13 +237,14 @@ class Connection(asyncio.Protocol):
         self._status = 0
         self._head_size = 0  # bytes that came before the head was complete
         self._headers: RawHeaders = []
-        self._pieces: deque[bytes] = deque()
+        self._pieces: list[bytes] = []
         self._size = 0  # bytes of `_pieces`
         self._more: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._is_stream = False
         self._is_complete = False
         self._ends_with_connection = True
+        self._keeps_alive = False
 
     # -- for its user ----------------------------------------------------------------------------------------------
 
@@ -259,9 +271,8 @@ class Connection(asyncio.Protocol):
                 return b""
             self._more = self._loop.create_future()
             await self._more
-        piece = self._pieces.popleft() if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        self._size = 0
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if not self._is_reading:
             self._is_reading = True
             self.transport.resume_reading()
@@ -358,6 +369,7 @@ class Connection(asyncio.Protocol):
         if not self._status:
             return  # of an answer that only announces the answer
         self._is_complete = True
+        self._keeps_alive = self._parser.should_keep_alive()  # it knows no more after this
         if self._is_stream:
             self._wake()
             return
@@ -374,8 +386,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """Make it ready for the next request, if that can be."""
         self._answer = None
-        reusable = not self._ends_with_connection and self._parser.should_keep_alive()
-        if not reusable or self.transport.is_closing():
+        if not self._keeps_alive or self._ends_with_connection or self.transport.is_closing():
             self.transport.abort()
             return
         self._reset()

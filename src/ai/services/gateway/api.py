@@ -96,7 +96,9 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
     if target.route is None or target.goes_to is None:
         await translate(session, target, fields, request, responder)
     else:
-        await Passage(session, target, target.route, target.goes_to, fields, request, responder, len(body)).run()
+        passage = Passage(session, target, target.route, target.goes_to, fields, request, responder, len(body))
+        del body, fields  # they may be megabytes, and an answer may take minutes
+        await passage.run()
 
 
 def _check_required(endpoint: str, fields: Fields) -> None:

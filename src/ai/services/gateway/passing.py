@@ -154,6 +154,8 @@ class Passage:
         finally:
             if timer is not None:
                 timer.cancel()
+        if not options().stores_texts:
+            self.body = b""  # it may be megabytes, and a stream may take minutes
         try:
             if not response.is_stream:
                 await self._pass_whole(response)
