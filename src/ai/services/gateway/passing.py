@@ -41,7 +41,6 @@ from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_text
 from src.core import http
 from src.core.exchange import Answer, Endpoint, RawHeaders
 from src.core.http import Timeouts
-from src.core.secrets import scrub
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -52,6 +51,7 @@ STREAMED: Final = (CHAT, IMAGES)
 LONGEST_REPLY: Final = 10_000_000  # tokens
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
+_LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
 _WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
@@ -81,7 +81,7 @@ _NOT_PASSED: Final = frozenset(
     }
 )
 # The caller's headers that a vendor may want; what names an account comes with the key.
-_PASSED_ON: Final = (b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title")
+_PASSED_ON: Final = (b"user-agent", b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title")
 # What the vendor means for whoever wrote the request, and so in its own words.
 _PASSED_ERRORS: Final = (ProviderBadRequest, ProviderModelNotFound, ProviderRateLimited, ContentBlocked)
 
@@ -119,6 +119,7 @@ class Passage:
         self._rules = session.rules
         self._size = size
         self._asked_usage = False
+        self._lease: rates.Lease | None = None
         self._input = fields.get("input")
         facts = self._facts(session, fields)
         self.body = self._body(fields, facts)
@@ -130,12 +131,16 @@ class Passage:
         Raises:
             AIError: what went wrong before anything was answered.
         """
-        lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
+        self._lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
         try:
             await self._run()
         finally:
-            if lease is not None:
-                lease.release()
+            self._give_place_back()
+
+    def _give_place_back(self) -> None:
+        """Before the client has the end of its answer: one that asks in turn is never too many."""
+        if self._lease is not None:
+            self._lease.release()
 
     async def _run(self) -> None:
         await self.meter.aopen()
@@ -275,6 +280,7 @@ class Passage:
             await self._fail(error)
             raise
         entries = self.meter.success(info)
+        self._give_place_back()
         await self.responder.send(response.status, self._answer_headers(response), content)
         await self._settle(entries, _text_of(content) if options().stores_texts else "")
 
@@ -292,6 +298,15 @@ class Passage:
 
     async def _pass_file(self, response: Answer) -> None:
         """A recording, passed on as it comes."""
+        try:
+            first = await response.next_piece()  # what breaks before it has a status of its own
+        except Exception as error:
+            failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
+            await self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            await self._fail(error)
+            raise
         headers = self._answer_headers(response)
         if response.content_length is not None:  # shows the client whether it has all of it
             headers.append((b"content-length", b"%d" % response.content_length))
@@ -300,9 +315,12 @@ class Passage:
         info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.header(b"x-generation-id") or None)
         entries: Sequence[Settle] = ()
         try:
-            while piece := await response.next_piece():
+            piece = first
+            while piece:
                 self.meter.first_chunk()
                 await self.responder.write(piece)
+                piece = await response.next_piece()
+            self._give_place_back()
             await self.responder.end()
             entries = self.meter.success(info)
         except asyncio.CancelledError:
@@ -326,6 +344,7 @@ class Passage:
         entries: Sequence[Settle] = ()
         try:
             failure = await self._pump(response, watch, alive)
+            self._give_place_back()
             if failure is None:
                 entries = meter.success(watch.info)
                 await responder.end()
@@ -351,6 +370,8 @@ class Passage:
                 alive.something_came()
                 self.meter.first_chunk()
                 if passed := watch.feed(piece):
+                    if passed.endswith(_LAST):
+                        self._give_place_back()
                     await write(passed)
         except (httpx.TransportError, TimeoutError) as error:
             if rest := watch.finish():
@@ -467,6 +488,6 @@ def _with_body(error: ProviderError, status: int, headers: Headers, content: byt
         if isinstance(data, dict) and isinstance(data.get("error"), dict) and "message" in data["error"]:
             told = {"type": None, "param": None, "code": None, **data["error"]}
             told["message"] = error.facts.get("reason", told["message"])
-            body = scrub(msgspec.json.encode({**data, "error": told}).decode(), api_key)
+            body = errors.without_key(msgspec.json.encode({**data, "error": told}).decode(), api_key)
             error.facts["passed_on"] = Passed(status, headers, body.encode())
     return error
