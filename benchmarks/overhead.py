@@ -70,6 +70,7 @@ def main() -> None:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         serve = ("-m", "uvicorn", "config.asgi:application", "--port", str(port), "--log-level", "error")
+        serve += ("--timeout-keep-alive", "600")  # while the others are measured
         with running(*serve) as server:
             report(targets(base_url, port, token, server.pid), options)
 
