@@ -141,7 +141,7 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
 class _Pool:
     def __init__(self) -> None:
         self.transport = Transport(ssl_context())
-        self.client = _Client(transport=self.transport, trust_env=False)
+        self.client = _Client(self.transport)
         self.exchanges = Exchanges(ssl_context())
         self.shared: dict[Hashable, Any] = {}
         self.building = asyncio.Lock()
@@ -156,8 +156,30 @@ class _Pool:
 class _Client(httpx.AsyncClient):
     """Sends each request as it is, once, and keeps nothing of its answer.
 
-    httpx's own way from `send` to the transport, which none of our requests needs, takes as long as the transport.
+    httpx's own way to the transport, with cookies, redirects and authentication to merge and to follow, takes longer
+    than the transport.
     """
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport=transport, trust_env=False)
+        self._always = [(name.lower(), value) for name, value in self.headers.raw]
+
+    def build_request(
+        self,
+        method: str,
+        url: httpx.URL | str,
+        *,
+        headers: Any = None,
+        timeout: Any = httpx.USE_CLIENT_DEFAULT,
+        extensions: Any = None,
+        **content: Any,
+    ) -> httpx.Request:
+        lines = httpx.Headers(headers).raw
+        given = {name.lower() for name, _ in lines}
+        lines += [line for line in self._always if line[0] not in given]
+        limits = self.timeout if timeout is httpx.USE_CLIENT_DEFAULT else httpx.Timeout(timeout)
+        extensions = {"timeout": limits.as_dict(), **(extensions or {})}
+        return httpx.Request(method, url, headers=lines, extensions=extensions, **content)
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
         if any(_NO_KEY in value for _, value in request.headers.raw):
