@@ -19,6 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 from machine import HOST, ROOT, answers, free_port, running, wait_until
 
 sys.path.insert(0, str(ROOT))
+INSIDE = "/-/inside"  # the path of `probe.py`
 VENDOR_KEY = "sk-benchmark-0123456789"
 
 
@@ -192,6 +193,28 @@ def move_sessions(core: int) -> bool:
     except (PermissionError, FileNotFoundError):
         return False
     return True
+
+
+def faulty_model() -> int:
+    """The primary key of the model of the vendor that has faults."""
+    from src.ai.models import AIModel
+
+    return AIModel.objects.values_list("pk", flat=True).get(model_id="faulty-1")
+
+
+def sessions() -> int | None:
+    """How many sessions this database has, or None with SQLite. For any thread."""
+    from django.db import connection
+
+    if connection.vendor == "sqlite":
+        return None
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+            (count,) = cursor.fetchone()
+    finally:
+        connection.close()
+    return int(count)
 
 
 def check_books(upstream: int) -> None:
