@@ -79,17 +79,24 @@ def database(url: str) -> Iterator[str]:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def database_name() -> str:
-    """The database, with its version."""
+def services() -> str:
+    """The database and the cache, with their versions."""
+    from django.conf import settings
     from django.db import connection
 
     if connection.vendor == "sqlite":
         import sqlite3
 
-        return f"SQLite {sqlite3.sqlite_version} (the limits are for PostgreSQL: set DATABASE_URL)"
-    connection.ensure_connection()
-    version = connection.pg_version  # type: ignore[attr-defined]
-    return f"PostgreSQL {version // 10000}.{version % 10000}"
+        named = f"SQLite {sqlite3.sqlite_version} (the limits are for PostgreSQL: set DATABASE_URL)"
+    else:
+        connection.ensure_connection()
+        number = connection.pg_version  # type: ignore[attr-defined]
+        named = f"PostgreSQL {number // 10000}.{number % 10000}"
+    if settings.REDIS_URL:
+        import redis
+
+        named = f"Redis {redis.Redis.from_url(settings.REDIS_URL).info('server')['redis_version']}, {named}"
+    return named
 
 
 def commit_time() -> float:

@@ -27,6 +27,7 @@ import machine
 import matplotlib
 import site_under_test as site
 import uvloop
+from report import print_table
 from traffic import Traffic
 
 Sample = dict[str, float]
@@ -43,11 +44,11 @@ class Figure:
 
 FIGURES = (
     Figure("memory (PSS), MB", 0.03, 1),
-    Figure("descriptors", 0.10, 5),
+    Figure("descriptors", 0.15, 10),
     Figure("threads", 0.10, 2),
-    Figure("tasks", 0.10, 5),
+    Figure("tasks", 0.15, 10),
     Figure("objects", 0.03, 2000),
-    Figure("connections to the vendor", 0.10, 5),
+    Figure("connections to the vendor", 0.15, 10),
     Figure("PostgreSQL's sessions", 0.0, 2),
 )
 OPEN = ("01", "08")  # established; closed by the other end alone
@@ -75,9 +76,11 @@ def main() -> None:
                 traffic = Traffic(server.port, token, site.faulty_model(), options.seed)
                 look = looker(server, upstream)
                 samples = uvloop.run(soak(traffic, look, options))
+                time.sleep(5)
+                rest = look()
                 alive = server.process.poll() is None
             plot(samples, options)
-            grown = report(samples)
+            grown = report(samples, rest)
             tell(traffic)
             print(f"\nPlot: {options.plot}")
             site.check_books(upstream)
@@ -129,25 +132,23 @@ async def soak(traffic: Traffic, look: Callable[[], Sample], options: argparse.N
     return samples
 
 
-def report(samples: list[tuple[float, Sample]]) -> list[str]:
-    """Print each figure at its thirds; which have grown."""
+def report(samples: list[tuple[float, Sample]], rest: Sample) -> list[str]:
+    """Print each figure at its thirds and, for the reader, when all was over; which have grown."""
     third = len(samples) // 3
     middle, last = samples[third : 2 * third], samples[2 * third :]
-    grown = []
-    print(f"{len(samples)} looks in {samples[-1][0]:.1f} minutes; medians\n")
-    print(f"| {'':26} | {'first':>9} | {'middle':>9} | {'last':>9} | {'highest':>9} | {'allowed':>9} |        |")
-    print(f"| {'-' * 26} |{f' {chr(45) * 8}: |' * 5} ------ |")
+    grown, rows = [], []
     for figure in FIGURES:
-        if figure.name not in samples[0][1]:
+        if figure.name not in rest:
             continue
         thirds = [median(part, figure.name) for part in (samples[:third], middle, last)]
         highest = max(sample[figure.name] for _, sample in samples)
         allowed = thirds[1] * (1 + figure.share) + figure.more
-        verdict = "ok" if thirds[2] <= allowed else "grows"
-        cells = " | ".join(f"{value:9,.1f}" for value in (*thirds, highest, allowed))
-        print(f"| {figure.name:26} | {cells} | {verdict:6} |")
-        if verdict == "grows":
+        if thirds[2] > allowed:
             grown.append(figure.name)
+        cells = [f"{value:,.1f}" for value in (*thirds, allowed, highest, rest[figure.name])]
+        rows.append([figure.name, *cells, "grows" if figure.name in grown else "ok"])
+    print(f"{len(samples)} looks in {samples[-1][0]:.1f} minutes; medians of the thirds")
+    print_table(["", "first", "middle", "last", "allowed", "highest", "at rest", ""], rows)
     if grown:
         print(f"\nGrows: {', '.join(grown)}")
     return grown
