@@ -61,7 +61,7 @@ def main() -> None:
         token = site.make_rows(base_url)
         server = stack.enter_context(site.served(folder, core, options.application, {"LOG_LEVEL": options.log_level}))
         bearer = {"Authorization": f"Bearer {token}"}
-        results = Results(has_two_cores=core != other, log_level=options.log_level)
+        results = Results(has_two_cores=core != other, log_level=options.log_level, load=os.getloadavg()[0])
         found = [target(DIRECT, upstream, {}, None, ""), target(GATEWAY, server.port, bearer, server.pid, "")]
         if options.peers:
             place = (options.peers_dir or folder / "peers").resolve()
@@ -89,7 +89,7 @@ def main() -> None:
             with site.served(folder, core, options.application, {"LOG_LEVEL": options.log_level}) as fresh:
                 ours = target(GATEWAY, fresh.port, bearer, fresh.pid, "")
                 measure_memory(results, ours, options.memory_requests, other)
-        results.database = f"{site.database_name()}, where a commit of one row takes {site.commit_time():.2f} ms"
+        results.database = f"{site.services()}, where a commit of one row takes {site.commit_time():.2f} ms"
         report(results, options)
         site.check_books(upstream)
 

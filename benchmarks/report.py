@@ -59,6 +59,7 @@ class Results:
 
     has_two_cores: bool
     log_level: str
+    load: float  # average of the machine before the run
     database: str = ""
     sessions_moved: bool = True
     targets: list[Target] = field(default_factory=list)
@@ -112,7 +113,7 @@ def print_set_up(results: Results, options: argparse.Namespace) -> None:
         + ", ".join(f"{name} {version(name)}" for name in packages)
         + "".join(f", {one.name} {one.version}" for one in results.targets if one.version)
         + f". Load by {'wrk' if WRK else 'raw sockets'}, {options.rounds} rounds of {options.seconds} s,"
-        f" log at {results.log_level}."
+        f" log at {results.log_level}, load average before the run {results.load:.1f}."
     )
     if not results.has_two_cores:
         print("Only one core: the load and the server shared it, so that nothing but CPU tells anything.")

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 from machine import HOST, ROOT, answers, free_port, running, wait_until
 
 sys.path.insert(0, str(ROOT))
+INSIDE = "/-/inside"  # the path of `probe.py`
 VENDOR_KEY = "sk-benchmark-0123456789"
 
 
@@ -78,17 +79,24 @@ def database(url: str) -> Iterator[str]:
             server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
-def database_name() -> str:
-    """The database, with its version."""
+def services() -> str:
+    """The database and the cache, with their versions."""
+    from django.conf import settings
     from django.db import connection
 
     if connection.vendor == "sqlite":
         import sqlite3
 
-        return f"SQLite {sqlite3.sqlite_version} (the limits are for PostgreSQL: set DATABASE_URL)"
-    connection.ensure_connection()
-    version = connection.pg_version  # type: ignore[attr-defined]
-    return f"PostgreSQL {version // 10000}.{version % 10000}"
+        named = f"SQLite {sqlite3.sqlite_version} (the limits are for PostgreSQL: set DATABASE_URL)"
+    else:
+        connection.ensure_connection()
+        number = connection.pg_version  # type: ignore[attr-defined]
+        named = f"PostgreSQL {number // 10000}.{number % 10000}"
+    if settings.REDIS_URL:
+        import redis
+
+        named = f"Redis {redis.Redis.from_url(settings.REDIS_URL).info('server')['redis_version']}, {named}"
+    return named
 
 
 def commit_time() -> float:
@@ -192,6 +200,28 @@ def move_sessions(core: int) -> bool:
     except (PermissionError, FileNotFoundError):
         return False
     return True
+
+
+def faulty_model() -> int:
+    """The primary key of the model of the vendor that has faults."""
+    from src.ai.models import AIModel
+
+    return AIModel.objects.values_list("pk", flat=True).get(model_id="faulty-1")
+
+
+def sessions() -> int | None:
+    """How many sessions this database has, or None with SQLite. For any thread."""
+    from django.db import connection
+
+    if connection.vendor == "sqlite":
+        return None
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+            (count,) = cursor.fetchone()
+    finally:
+        connection.close()
+    return int(count)
 
 
 def check_books(upstream: int) -> None:
