@@ -45,10 +45,13 @@ def main() -> None:
         django.setup()
         from django.db import connection
 
+        from src.ai.services.caller import Caller, calling
+
         old_name = connection.settings_dict["NAME"]
         connection.creation.create_test_db(verbosity=0, autoclobber=True)
         try:
-            report(targets(), options)
+            with calling(Caller(request_id="benchmark")):
+                report(targets(), options)
             check()
         finally:
             from django.db import connections
@@ -69,6 +72,7 @@ def targets() -> dict[str, Call]:
     from src.ai.models import AdminProviderSettings, AIModel, AIProvider, UsageRecord
     from src.ai.results import ResultInfo, Usage
     from src.ai.services.access import KeySource
+    from src.ai.services.ledger.estimates import cost_at_most
     from src.ai.services.ledger.meter import Meter
     from src.ai.services.ledger.writer import Desk
     from src.ai.services.usage import call_facts
@@ -94,8 +98,7 @@ def targets() -> dict[str, Call]:
             operation="chat",
             streamed=False,
             seconds=120,
-            args=("Hi", []),
-            kwargs={},
+            held_cost=cost_at_most(model, 100, 100),
         )
 
     async def none() -> None:

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from django.conf import settings
-
 from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
 from src.ai.services.gateway import api
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.wire import Headers, Request
 from src.core.graceful import Application, Receive, Scope, Send
 from src.core.request_id import name_request
@@ -105,11 +104,10 @@ async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     Raises:
         BodyTooLarge, BodyTimeout, BodyIncomplete: it is too large, or too slow, or the client has left within it.
     """
-    limit: int = settings.AI_GATEWAY_BODY_LIMIT
+    limit, seconds = options().body_limit, options().body_timeout
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise BodyTooLarge(limit=limit)
-    seconds: float = settings.AI_GATEWAY_BODY_TIMEOUT
     try:
         async with asyncio.timeout(seconds):
             parts, size, more = [], 0, True
@@ -129,9 +127,6 @@ async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
 
 def _is_secure(scope: Scope, headers: dict[bytes, bytes]) -> bool:
     """As Django's `HttpRequest.is_secure` has it."""
-    if settings.SECURE_PROXY_SSL_HEADER:
-        name, secure = settings.SECURE_PROXY_SSL_HEADER
-        sent = headers.get(name.removeprefix("HTTP_").replace("_", "-").lower().encode())
-        if sent is not None:
-            return sent.decode("latin-1").split(",", 1)[0].strip() == secure
+    if (told := options().secure_header) is not None and told[0] in headers:
+        return headers[told[0]].decode("latin-1").split(",", 1)[0].strip() == told[1]
     return bool(scope.get("scheme") == "https")

@@ -5,7 +5,7 @@
     ├── AdminRequired, SyncCallInAsyncCode
     ├── ProviderNotRegistered, ProviderNotFound, ModelNotFound, NoActiveModel, NoActiveModelAnyProvider
     ├── ModelAccessDenied
-    ├── TokenNotAllowed, TokenRateLimited, RatesUnavailable
+    ├── TokenNotAllowed, TokenMayNotMakeTokens, TokenRateLimited, RatesUnavailable
     ├── NoUsableKey: SharedKeyNotAllowed, NoAPIKeyAvailable, KeyUnreadable, PersonalKeysNotAllowed
     ├── UsageLimited: MonthlyLimitReached, BudgetExhausted; PriceUnknown
     ├── LedgerUnavailable
@@ -137,6 +137,12 @@ class TokenNotAllowed(AIError, PermissionError):
     """The token may not be used for this. Facts: token, model, capability."""
 
     code = "token_not_allowed"
+
+
+class TokenMayNotMakeTokens(AIError, PermissionError):
+    """A token that carries rules could make one without."""
+
+    code = "token_may_not_make_tokens"
 
 
 class TokenRateLimited(AIError):
@@ -361,6 +367,7 @@ HTTP_STATUS: dict[type[AIError], int] = {
     NoActiveModel: 404,
     ModelAccessDenied: 403,
     TokenNotAllowed: 403,
+    TokenMayNotMakeTokens: 403,
     TokenRateLimited: 429,
     RatesUnavailable: 503,
     NoUsableKey: 403,

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from src.core.loop import alone_on_loop
+
+
+def open_connections() -> Iterable[BaseDatabaseWrapper]:
+    """The connections that the running code could be in a transaction on. On a loop there are none, and none is made.
+
+    Looking them up costs 10 µs there (asgiref 3.13, `Local`), which is why it is not done.
+    """
+    return () if alone_on_loop() else connections.all(initialized_only=True)
 
 
 def lend_connections() -> None:

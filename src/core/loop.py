@@ -135,6 +135,12 @@ def loop_is_running_here() -> bool:
     return True
 
 
+def alone_on_loop() -> bool:
+    """Whether the running code is a coroutine that no thread waits for: none has a database connection for it."""
+    loop = asyncio._get_running_loop()
+    return loop is not None and not io_loop.runs_here() and not sync_caller_waits()
+
+
 def sync_caller_waits() -> bool:
     """Whether synchronous code waits for the running coroutine (`async_to_sync`): it may be in a transaction."""
     executors = AsyncToSync.loop_thread_executors

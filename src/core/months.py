@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
-from django.utils import timezone
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from django.utils.formats import date_format
 
 CALENDARS = ("gregorian", "jalali")
@@ -19,6 +21,7 @@ class Month:
     """`first` is its first day in the Gregorian calendar, whichever calendar cut it; `end` the moment it is over."""
 
     first: date
+    begin: datetime
     end: datetime
 
     def __str__(self) -> str:
@@ -27,8 +30,13 @@ class Month:
 
 def month_of(moment: datetime | None = None) -> Month:
     """The month of `moment` (aware; now, if none is given), by `AI_MONTH_TIME_ZONE` and `AI_MONTH_CALENDAR`."""
-    zone = ZoneInfo(settings.AI_MONTH_TIME_ZONE)
-    return _month((moment or timezone.now()).astimezone(zone).date(), settings.AI_MONTH_CALENDAR, zone)
+    if moment is not None:
+        return _month_at(moment)
+    global _current
+    now = datetime.now(UTC)
+    if _current is None or not _current.begin <= now < _current.end:
+        _current = _month_at(now)
+    return _current
 
 
 def month_name(first: date) -> str:
@@ -50,4 +58,19 @@ def _month(day: date, calendar: str, zone: ZoneInfo) -> Month:
     else:
         first = day.replace(day=1)
         following = (first + timedelta(days=31)).replace(day=1)
-    return Month(first, datetime.combine(following, time.min, zone))
+    return Month(first, datetime.combine(first, time.min, zone), datetime.combine(following, time.min, zone))
+
+
+_current: Month | None = None  # what it was when it was last asked for
+
+
+def _month_at(moment: datetime) -> Month:
+    zone = ZoneInfo(settings.AI_MONTH_TIME_ZONE)
+    return _month(moment.astimezone(zone).date(), settings.AI_MONTH_CALENDAR, zone)
+
+
+@receiver(setting_changed)
+def _forget(*, setting: str, **_: Any) -> None:
+    global _current
+    if setting.startswith("AI_MONTH_"):
+        _current = None

@@ -134,7 +134,10 @@ class _Fields(HTMLParser):
         name = own.get("name") or ""
         if tag == "select" and name:
             self._select = name
-            self.values[name] = None
+            self.values[name] = [] if "multiple" in own else None
+        elif tag == "option" and self._select and isinstance(self.values[self._select], list):
+            if "selected" in own:
+                self.values[self._select].append(own.get("value") or "")
         elif tag == "option" and self._select and ("selected" in own or self.values[self._select] is None):
             self.values[self._select] = own.get("value") or ""
         elif tag == "textarea":

@@ -386,3 +386,14 @@ def test_what_is_hardly_http(said: bytes, wire: Wire, http: httpx.Client) -> Non
     answer = wire.rest()
     assert b" 500 " not in answer.split(b"\r\n", 1)[0]
     assert check(http.get("/models")) == 200
+
+
+@pytest.mark.parametrize("fold", ["\r\n ", "\r\n\t", "\n ", "\r"])
+def test_a_header_that_goes_on_brings_no_other_along(fold: str, wire: Wire, vendor: Upstream) -> None:
+    body = json.dumps(WHOLE[CHAT]).encode()
+    wire.send(wire.post(body, more=f"User-Agent: a{fold}X-Smuggled: b\r\nConnection: close\r\n"))
+    assert b" 500 " not in wire.rest().split(b"\r\n", 1)[0]
+    for request in vendor.requests:
+        assert "x-smuggled" not in request.headers
+        assert request.headers["authorization"] == "Bearer sk-0123456789abcdef"
+        assert b"smuggled" not in request.headers.get("user-agent", "").lower().encode()

@@ -247,12 +247,13 @@ def spoken(recording: bytes) -> dict[str, Any]:
 def test_speech_by_a_vendors_own_form(
     wanted: str | None, client: openai.OpenAI, upstream: Upstream, gemini: AIModel
 ) -> None:
-    upstream.reply(200, spoken(wav()))
+    recording = wav(rate=24_000)
+    upstream.reply(200, spoken(recording))
     formats: Any = {} if wanted is None else {"response_format": wanted}
     made = client.audio.speech.create(model="audio", input="Hello", voice="alloy", **formats)
-    with wave.open(io.BytesIO(wav())) as file:
+    with wave.open(io.BytesIO(recording)) as file:
         samples = file.readframes(file.getnframes())
-    assert made.read() == (samples if wanted == "pcm" else wav())
+    assert made.read() == (samples if wanted == "pcm" else recording)
     assert made.response.headers["content-type"] == ("audio/pcm" if wanted == "pcm" else "audio/wav")
     assert upstream.last.path == "/v1beta/models/gemini-3.8-flash-tts:generateContent"
 

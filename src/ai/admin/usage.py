@@ -41,6 +41,7 @@ from src.ai.admin.display import (
 from src.ai.admin.usage_filters import (
     KEY_SOURCES,
     AdminFilter,
+    BudgetTokenFilter,
     CapabilityFilter,
     DateFilter,
     KeySourceFilter,
@@ -196,6 +197,7 @@ class UsageRecordAdmin(BooksAdmin[UsageRecord]):
         KeySourceFilter,
         AdminFilter,
         ModelFilter,
+        BudgetTokenFilter,
     )
     search_fields = ("request_id",)
     search_help_text = _("A request id, or a part of an admin's name or of a model id.")

@@ -173,6 +173,19 @@ KEY_SOURCES = {
 }
 
 
+class BudgetTokenFilter(admin.SimpleListFilter):
+    """By the token whose budget paid: by links alone, as there may be thousands."""
+
+    title = _("token whose budget paid")
+    parameter_name = "budget_token"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Any]) -> list[tuple[str, str]]:
+        return [(self.value() or "", f"{self.value()}…")] if self.value() else []
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[UsageRecord]) -> QuerySet[UsageRecord]:
+        return queryset.filter(budget_token=self.value()) if self.value() else queryset
+
+
 class CapabilityFilter(admin.SimpleListFilter):
     """By capability, among those that carry endpoints."""
 

@@ -50,12 +50,12 @@ class PeriodList(ChangeList):
 
 @admin.register(UsagePeriod)
 class UsagePeriodAdmin(BooksAdmin[UsagePeriod]):
-    """What a month came to: of an admin at a provider, a provider, its shared key, a model."""
+    """What a month came to: of an admin at a provider, a provider, its shared key, a model, a token with a budget."""
 
     sortable_by = ()
     list_filter = (MonthFilter, "scope", ProviderFilter, AdminFilter)
-    search_fields = ("admin_name", "model_name", "provider_slug")
-    search_help_text = _("Search by admin, model or provider.")
+    search_fields = ("admin_name", "model_name", "provider_slug", "token")
+    search_help_text = _("Search by admin, model, provider or the first characters of a token.")
     readonly_fields = (
         "month_title",
         "whose",
@@ -105,11 +105,13 @@ class UsagePeriodAdmin(BooksAdmin[UsagePeriod]):
 
     @admin.display(description=_("of"))
     def whose(self, period: UsagePeriod) -> SafeString:
+        kind = capfirst(period.get_scope_display())
+        if period.scope == UsagePeriod.Scope.TOKEN:
+            return below(code(f"{period.token}…"), format_html("{} · <bdi>{}</bdi>", kind, period.admin_name))
         shown = period.admin_name or (code(period.model_name) if period.model_name else period.provider_slug)
-        about = capfirst(period.get_scope_display())
         if period.scope in (UsagePeriod.Scope.ADMIN, UsagePeriod.Scope.MODEL):
-            about = format_html("{} · <bdi>{}</bdi>", about, period.provider_slug)
-        return below(shown, about)
+            return below(shown, format_html("{} · <bdi>{}</bdi>", kind, period.provider_slug))
+        return below(shown, kind)
 
     @admin.display(description=_("requests"))
     def requests_made(self, period: UsagePeriod) -> SafeString:
@@ -141,5 +143,7 @@ class UsagePeriodAdmin(BooksAdmin[UsagePeriod]):
             by["model"] = period.model_id
         elif period.scope == UsagePeriod.Scope.SHARED_KEY:
             by["key_source"] = KeySource.SHARED.value
+        elif period.scope == UsagePeriod.Scope.TOKEN:
+            by = {"date": period.month, "budget_token": period.token}
         url = f"{reverse('admin:ai_usagerecord_changelist')}?{urlencode(by)}"
         return format_html('<a href="{}">{}</a>', url, gettext("Show records"))

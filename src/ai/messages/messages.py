@@ -32,6 +32,10 @@ AI_ERRORS: Messages = {
         "The token '{token}' may not be used for '{capability}' with the model '{model}'. "
         "Choose a model that it allows, or use another token."
     ),
+    "token_may_not_make_tokens": _(
+        "The token '{token}' carries rules, so it can't make other tokens. "
+        "Log in for one without rules, or make it in Django admin."
+    ),
     "token_rate_limited": _("The token '{token}' is at its limit ({limit}). Try again in {seconds} s."),
     "rates_unavailable": _(
         "The rates of the token '{token}' can't be checked now, so the call was not made. Try again in a moment."

@@ -216,7 +216,10 @@ def _content(content: object) -> str:
 def _count(usage: object, *names: str) -> int | None:
     if not isinstance(usage, dict):
         return None
-    return _first(*(as_count(usage.get(name)) for name in names))
+    for name in names:
+        if (count := as_count(usage.get(name))) is not None:
+            return count
+    return None
 
 
 def _first(*values: int | None) -> int | None:

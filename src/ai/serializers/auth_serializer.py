@@ -10,9 +10,12 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 
 from src.ai.models import APIToken
+from src.ai.models.ai_provider import CAPABILITY_LENGTH, validate_capabilities
+from src.ai.models.api_token import LONGEST_MODEL, validate_token_models
 from src.ai.serializers.base import StrictFieldsMixin
 
 LONGEST_LIFE = timedelta(days=36_500)
+RULES = ("capabilities", "models", "requests_per_minute", "concurrent_requests", "monthly_budget")
 
 
 class LoginSerializer(StrictFieldsMixin, serializers.Serializer[Any]):
@@ -41,13 +44,25 @@ class TokenSerializer(StrictFieldsMixin, serializers.ModelSerializer[APIToken]):
     expiry = serializers.DateTimeField(
         required=False, allow_null=True, help_text=_("By default as long as a login's. null: it does not expire.")
     )
+    capabilities = serializers.ListField(
+        child=serializers.CharField(max_length=CAPABILITY_LENGTH),
+        required=False,
+        validators=[validate_capabilities],
+        help_text=_("What it may be used for. Empty: everything."),
+    )
+    models = serializers.ListField(
+        child=serializers.CharField(max_length=LONGEST_MODEL),
+        required=False,
+        validators=[validate_token_models],
+        help_text=_("Each as “provider-slug/model-id”, or “provider-slug/*” for all of a provider. Empty: all."),
+    )
     token = serializers.CharField(
         read_only=True, default=None, allow_null=True, help_text=_("Shown once, when it is created.")
     )
 
     class Meta:
         model = APIToken
-        fields = ("id", "name", "created", "expiry", "last_used_at", "is_expired", "token")
+        fields = ("id", "name", "created", "expiry", "last_used_at", "is_expired", *RULES, "token")
         read_only_fields = ("created", "last_used_at")
 
     def validate_expiry(self, value: Any) -> Any:
@@ -63,8 +78,9 @@ class TokenSerializer(StrictFieldsMixin, serializers.ModelSerializer[APIToken]):
         if "expiry" in validated_data:
             expiry = validated_data["expiry"]
             lifetime["expiry"] = expiry and expiry - timezone.now()
+        rules = {name: validated_data[name] for name in RULES if name in validated_data}
         stored, secret = APIToken.objects.create(
-            user=self.context["request"].user, name=validated_data["name"], **lifetime
+            user=self.context["request"].user, name=validated_data["name"], **lifetime, **rules
         )
         token: APIToken = stored
         token.token = secret

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from src.ai.exceptions import TokenNotAllowed
+from src.ai.exceptions import TokenMayNotMakeTokens, TokenNotAllowed
 from src.ai.models import AIModel, APIToken
 
 NO_RULES: Final = None  # of a token that carries none, and of whoever calls without a token
@@ -87,3 +87,13 @@ def allows(rules: TokenRules | None, model: AIModel, capability: str) -> bool:
 def allows_capability(rules: TokenRules | None, capability: str) -> bool:
     """Whether the rules allow the capability with any model at all."""
     return rules is None or not rules.capabilities or capability in rules.capabilities
+
+
+def check_may_make_tokens(rules: TokenRules | None) -> None:
+    """See that no token makes one that may do more than itself: with any rules it makes none.
+
+    Raises:
+        TokenMayNotMakeTokens: it carries rules.
+    """
+    if rules is not None:
+        raise TokenMayNotMakeTokens(token=str(rules))

@@ -44,7 +44,7 @@ from src.ai.services.access import ModelAccessState, check_admin, choose_key, ch
 from src.ai.services.caller import current_caller
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.ledger.entries import Settle, total_cost
-from src.ai.services.ledger.estimates import guessed_usage
+from src.ai.services.ledger.estimates import guessed_usage, highest_cost
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.listing import describe_models, models_with
@@ -588,8 +588,7 @@ class UnifiedAIService:
             operation=operation,
             streamed=request.streamed,
             seconds=execution.total_timeout(operation, provider),
-            args=request.args,
-            kwargs=request.kwargs,
+            held_cost=highest_cost(model, request.capability, request.args, request.kwargs),
         )
         provider.attempts = meter = Meter(facts, Desk(), str(model.provider))
         if current_caller().shares_connections:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 from uuid import uuid4
 
@@ -19,9 +20,8 @@ from src.ai.models import AdminProviderSettings, AIModel, AIProvider, Period, Us
 from src.ai.services.access import KeySource
 from src.ai.services.caller import current_caller
 from src.ai.services.ledger.entries import CallFacts, Limit, Standing
-from src.ai.services.ledger.estimates import highest_cost
+from src.ai.services.ledger.estimates import FREE
 from src.ai.services.ledger.meter import Settled
-from src.ai.services.token_rules import TokenRules
 from src.ai.signals import ai_call_settled, ai_key_failing, ai_limit_near
 from src.core.months import Month, month_of
 
@@ -29,30 +29,6 @@ logger = logging.getLogger(__name__)
 
 LEASE_MARGIN: Final = 60.0  # seconds beyond the longest time that a call may take
 KEY_FAILURES: Final = frozenset({ProviderAuthFailed.code, ProviderNoCredit.code})
-
-
-def limits_of(
-    *,
-    provider: AIProvider,
-    admin: AbstractUser,
-    own: AdminProviderSettings | None,
-    source: KeySource,
-    month: Month,
-    rules: TokenRules | None = None,
-) -> tuple[Limit, ...]:
-    """The limits that hold for a call of `admin`, their own first.
-
-    What the shared key pays for has its budget too, and so may the token have by which the call is made.
-    """
-    period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username()[:150], month=month.first)
-    limits = [Limit(period, *limits_of_admin(provider, own))]
-    if source is KeySource.SHARED and provider.shared_monthly_budget is not None:
-        shared = Period.of_shared_key(provider.pk, provider.slug, month=month.first)
-        limits.append(Limit(shared, None, provider.shared_monthly_budget))
-    if rules is not None and rules.monthly_budget is not None:
-        token = Period.of_token(rules.token, admin.pk, period.admin_name, month=month.first)
-        limits.append(Limit(token, None, rules.monthly_budget))
-    return tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None)
 
 
 def limits_of_admin(provider: AIProvider, own: AdminProviderSettings | None) -> tuple[int | None, Decimal | None]:
@@ -70,48 +46,90 @@ def call_facts(
     operation: str,
     streamed: bool,
     seconds: float,
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
+    held_cost: Decimal | None,
 ) -> CallFacts:
-    """What the books are to know of a call. `seconds` is the longest that it may take."""
-    provider, month, caller = model.provider, month_of(), current_caller()
-    admin_period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username()[:150], month=month.first)
-    periods = [
-        admin_period,
-        Period.of_model(provider.pk, model.pk, provider.slug, model.model_id, month=month.first),
-        Period.of_provider(provider.pk, provider.slug, month=month.first),
-    ]
-    if source is KeySource.SHARED:
-        periods.append(Period.of_shared_key(provider.pk, provider.slug, month=month.first))
-    rules = caller.rules
-    budget_token = rules.token if rules is not None and rules.monthly_budget is not None else ""
-    if budget_token:
-        periods.append(Period.of_token(budget_token, admin.pk, admin_period.admin_name, month=month.first))
+    """What the books are to know of a call.
+
+    Args:
+        seconds: the longest that it may take.
+        held_cost: the most that it should cost in US$; `None` where a price is not known.
+    """
+    provider, caller, rules = model.provider, current_caller(), current_caller().rules
+    lasting = _lasting_facts(
+        month_of().first,
+        (provider.pk, provider.slug),
+        (model.pk, model.model_id, model.pricing_input, model.pricing_output),
+        (admin.pk, admin.get_username()[:150]),
+        source,
+        "" if rules is None else rules.token,
+        limits_of_admin(provider, own),
+        provider.shared_monthly_budget,
+        None if rules is None else rules.monthly_budget,
+    )
     return CallFacts(
-        month=month.first,
-        admin_id=admin.pk,
-        admin_name=admin_period.admin_name,
+        **lasting,
         token=caller.token,
-        budget_token=budget_token,
-        key_source=source.value,
-        provider_id=provider.pk,
-        provider_slug=provider.slug,
-        model_id=model.pk,
-        model_name=model.model_id,
         capability=capability,
         operation=operation,
         request_id=caller.request_id or uuid4().hex,
         streamed=streamed,
-        price_input=model.pricing_input,
-        price_output=model.pricing_output,
-        held_cost=highest_cost(model, capability, args, kwargs) or Decimal(0),
+        held_cost=FREE if held_cost is None else held_cost,
         lease_seconds=seconds + LEASE_MARGIN,
-        periods=tuple(periods),
-        limits=limits_of(provider=provider, admin=admin, own=own, source=source, month=month, rules=rules),
     )
 
 
+# By what the rows say and not by the rows, so that nothing old can be found in it.
+@lru_cache(maxsize=10_000)
+def _lasting_facts(
+    month: date,
+    provider: tuple[int, str],
+    model: tuple[int, str, Decimal | None, Decimal | None],
+    admin: tuple[int, str],
+    source: KeySource,
+    token: str,
+    own_limits: tuple[int | None, Decimal | None],
+    shared_budget: Decimal | None,
+    token_budget: Decimal | None,
+) -> Mapping[str, Any]:
+    """The `CallFacts` that are the same for many calls: made once, as making them costs as much as all the others."""
+    (provider_id, provider_slug), (admin_id, admin_name) = provider, admin
+    model_id, model_name, price_input, price_output = model
+    own = Period.of_admin(provider_id, admin_id, provider_slug, admin_name, month=month)
+    periods = [
+        own,
+        Period.of_model(provider_id, model_id, provider_slug, model_name, month=month),
+        Period.of_provider(provider_id, provider_slug, month=month),
+    ]
+    limits = [Limit(own, *own_limits)]  # the admin's own first
+    if source is KeySource.SHARED:
+        periods.append(Period.of_shared_key(provider_id, provider_slug, month=month))
+        limits.append(Limit(periods[-1], None, shared_budget))
+    if token_budget is not None:
+        periods.append(Period.of_token(token, admin_id, admin_name, month=month))
+        limits.append(Limit(periods[-1], None, token_budget))
+    return {
+        "month": month,
+        "admin_id": admin_id,
+        "admin_name": admin_name,
+        "budget_token": "" if token_budget is None else token,
+        "key_source": source.value,
+        "provider_id": provider_id,
+        "provider_slug": provider_slug,
+        "model_id": model_id,
+        "model_name": model_name,
+        "price_input": price_input,
+        "price_output": price_output,
+        "periods": tuple(periods),
+        "limits": tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None),
+    }
+
+
 # -- telling the application -------------------------------------------------------------------------------------------
+
+
+def somebody_listens() -> bool:
+    """Whether any receiver is told of calls."""
+    return bool(ai_call_settled.receivers or ai_limit_near.receivers or ai_key_failing.receivers)
 
 
 def announce(settled: Sequence[Settled]) -> None:
@@ -189,8 +207,7 @@ def _allowance(
     provider: AIProvider, admin: AbstractUser, own: AdminProviderSettings | None, used: UsagePeriod, month: Month
 ) -> Allowance:
     period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username(), month=month.first)
-    limits = limits_of(provider=provider, admin=admin, own=own, source=KeySource.PERSONAL, month=month)
-    limit = limits[0] if limits else Limit(period)
+    limit = Limit(period, *limits_of_admin(provider, own))
     standing = Standing(limit, used.requests + used.held_requests, Decimal(used.cost) + Decimal(used.held_cost))
     return Allowance(
         provider={"slug": provider.slug, "name": str(provider)},

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeVar, cast
 
 from django.contrib.auth.models import AbstractUser
-from django.db.models import Count, F, Max, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import Count, F, Max, OuterRef, Q, QuerySet, Subquery, Sum, Value
+from django.db.models.functions import Concat
 
 from src.ai.models import (
     AdminProviderSettings,
     AIProvider,
+    APIToken,
     Period,
     UsageCarried,
     UsagePeriod,
@@ -191,6 +193,19 @@ def with_shared_key(providers: QuerySet[AIProvider]) -> QuerySet[AIProvider]:
     return providers.annotate(**_used("shared", {"scope": Scope.SHARED_KEY, "provider": OuterRef("pk")}))
 
 
+def with_token_month(tokens: QuerySet[APIToken]) -> QuerySet[APIToken]:
+    """The tokens with what was used this month of their budgets, for `this_month_of_token`."""
+    scope, month = Scope.TOKEN.value, month_of().first
+    key = Concat(Value(f"{scope}:"), OuterRef("token_key"), Value(f":{month}"))
+    annotated: QuerySet[APIToken] = tokens.annotate(**_used("token", {"key": key}))
+    return annotated
+
+
+def this_month_of_token(token: APIToken) -> Used:
+    """What was used of a token's budget this month; it comes from `with_token_month`."""
+    return _read(token, "token")
+
+
 def this_month(row: Counted) -> Used:
     """What a row has used this month; it comes from `with_this_month`."""
     return _read(row, "month")
@@ -213,9 +228,23 @@ def _read(row: Any, prefix: str) -> Used:
 
 
 def standings_of(periods: Iterable[UsagePeriod]) -> dict[str, Standing]:
-    """Where those of the periods stand that a limit holds for now, by their keys; in two queries."""
+    """Where those of the periods stand that a limit holds for now, by their keys; in a query for each kind of limit."""
     this_month = month_of().first
-    current = [row for row in periods if row.month == this_month and row.scope in (Scope.ADMIN, Scope.SHARED_KEY)]
+    limited = (Scope.ADMIN, Scope.SHARED_KEY, Scope.TOKEN)
+    current = [row for row in periods if row.month == this_month and row.scope in limited]
+    tokens = [row for row in current if row.scope == Scope.TOKEN]
+    return {**_standings_of_tokens(tokens), **_standings([row for row in current if row not in tokens])}
+
+
+def _standings_of_tokens(current: Iterable[UsagePeriod]) -> dict[str, Standing]:
+    rows = {row.token: row for row in current}
+    if not rows:
+        return {}
+    found = APIToken.objects.filter(token_key__in=rows).values_list("token_key", "monthly_budget")
+    return {rows[token].key: _standing(rows[token], None, budget) for token, budget in found if budget is not None}
+
+
+def _standings(current: Sequence[UsagePeriod]) -> dict[str, Standing]:
     if not current:
         return {}
     providers = AIProvider.objects.in_bulk({row.provider_id for row in current})
@@ -233,9 +262,13 @@ def standings_of(periods: Iterable[UsagePeriod]) -> dict[str, Standing]:
         if row.scope == Scope.ADMIN:
             limits = limits_of_admin(provider, own.get((row.admin_id, row.provider_id)))
         if limits != (None, None):
-            limit = Limit(_period(row), *limits)
-            found[row.key] = Standing(limit, row.requests + row.held_requests, row.cost + row.held_cost)
+            found[row.key] = _standing(row, *limits)
     return found
+
+
+def _standing(row: UsagePeriod, requests: int | None, budget: Decimal | None) -> Standing:
+    limit = Limit(_period(row), requests, budget)
+    return Standing(limit, row.requests + row.held_requests, row.cost + row.held_cost)
 
 
 def _period(row: UsagePeriod) -> Period:

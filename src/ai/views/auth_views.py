@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.auth import authenticate, logout
 from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db.models import QuerySet
@@ -20,6 +22,7 @@ from rest_framework.viewsets import GenericViewSet
 from src.ai.authentication import BearerTokenAuthentication
 from src.ai.models import APIToken
 from src.ai.serializers.auth_serializer import LoginResponseSerializer, LoginSerializer, TokenSerializer
+from src.ai.services.token_rules import check_may_make_tokens, rules_of
 from src.core.cache.counting import CountingCache
 
 
@@ -118,7 +121,7 @@ class TokenViewSet(
     mixins.DestroyModelMixin,
     GenericViewSet[APIToken],
 ):
-    """One's own tokens: name, last use, expiry; create and revoke."""
+    """One's own tokens: name, last use, expiry, rules; create and revoke."""
 
     queryset = APIToken.objects.none()
     serializer_class = TokenSerializer
@@ -132,3 +135,9 @@ class TokenViewSet(
     def get_queryset(self) -> QuerySet[APIToken]:
         own: QuerySet[APIToken] = APIToken.objects.filter(user_id=self.request.user.pk or 0)
         return own
+
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Make a token, with rules or without; it is shown this once."""
+        if isinstance(request.auth, APIToken):
+            check_may_make_tokens(rules_of(request.auth))
+        return super().create(request, *args, **kwargs)

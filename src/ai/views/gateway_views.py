@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from time import monotonic
 from typing import Final
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
 from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
 from src.ai.services.gateway import api
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.wire import Headers, Request
 from src.core.loop import Errands, io_loop
 from src.core.request_id import current_request_id
@@ -133,12 +133,12 @@ def _read_body(request: HttpRequest) -> bytes:
     Raises:
         BodyTooLarge, BodyTimeout, BodyIncomplete: it is too large, or too slow, or the client has left within it.
     """
-    limit: int = settings.AI_GATEWAY_BODY_LIMIT
+    limit = options().body_limit
     announced = request.headers.get("Content-Length", "")
     length = int(announced[:20]) if announced.isdigit() else 0
     if length > limit:
         raise BodyTooLarge(limit=limit)
-    seconds: float = settings.AI_GATEWAY_BODY_TIMEOUT
+    seconds = options().body_timeout
     last = monotonic() + seconds
     parts: list[bytes] = []
     try:

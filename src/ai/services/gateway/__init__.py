@@ -2,6 +2,7 @@
 
 wire          what comes in and goes out, whichever server carries it
 sessions      whose token it is, and what is known of its requests so far
+options       the settings that every request needs
 routing       which model a name means, and how it is asked
 bodies        reading and changing a body without losing any of it
 streams       what the books need to know of a stream that only passes through

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.conf import settings
 from django.utils.translation import gettext as _
 
 from src.ai.exceptions import (
@@ -22,6 +21,7 @@ from src.ai.providers.passthrough import IMAGES, Fields
 from src.ai.services.caller import Caller, calling
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.bodies import is_list, read_field, read_fields
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.passing import Passage
 from src.ai.services.gateway.routing import CAPABILITIES, NAME_SHOWN, find_target, model_name, usable_models
 from src.ai.services.gateway.sessions import Session, open_session
@@ -61,7 +61,7 @@ async def _refuse(responder: Responder, refused: ErrorAnswer) -> None:
 
 
 async def _answer(request: Request, responder: Responder) -> None:
-    if settings.SECURE_SSL_REDIRECT and not request.is_secure:
+    if options().https_only and not request.is_secure:
         raise HTTPSRequired()
     session = await open_session(request)
     session.check()
@@ -93,10 +93,12 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
     if not name:
         raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
     target = await find_target(session, endpoint, name, request)
-    if target.route is None:
+    if target.route is None or target.goes_to is None:
         await translate(session, target, fields, request, responder)
     else:
-        await Passage(session, target, target.route, fields, request, responder, len(body)).run()
+        passage = Passage(session, target, target.route, target.goes_to, fields, request, responder, len(body))
+        del body, fields  # they may be megabytes, and an answer may take minutes
+        await passage.run()
 
 
 def _check_required(endpoint: str, fields: Fields) -> None:

@@ -7,14 +7,11 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from decimal import Decimal
-from io import BytesIO
+from functools import lru_cache
 from typing import Any, Final, cast
 
-import aiohttp
 import httpx
 import msgspec
-from django.conf import settings
 
 from src.ai.exceptions import (
     AIError,
@@ -30,6 +27,7 @@ from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
 from src.ai.services import rates
 from src.ai.services.gateway.bodies import is_null, read_field
+from src.ai.services.gateway.options import options
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
@@ -39,10 +37,10 @@ from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most, longest
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
-from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts
+from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts, somebody_listens
 from src.core import http
-from src.core.http import BodyTooLarge, Timeouts
-from src.core.net_guard import check_url
+from src.core.exchange import Answer, Endpoint, RawHeaders
+from src.core.http import Timeouts
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
 KEEP_ALIVE: Final = b": keep-alive\n\n"
@@ -52,9 +50,9 @@ _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
 STREAMED: Final = (CHAT, IMAGES)
 LONGEST_REPLY: Final = 10_000_000  # tokens
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
-LARGE: Final = 1 << 20  # bytes of a body that is sent piece by piece, so that others get their turn
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
+_LINE_END: Final = re.compile(rb"[\r\n\0]")
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
 _WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
@@ -84,7 +82,7 @@ _NOT_PASSED: Final = frozenset(
     }
 )
 # The caller's headers that a vendor may want; what names an account comes with the key.
-_PASSED_ON: Final = (b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title", b"user-agent")
+_PASSED_ON: Final = (b"user-agent", b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title")
 # What the vendor means for whoever wrote the request, and so in its own words.
 _PASSED_ERRORS: Final = (ProviderBadRequest, ProviderModelNotFound, ProviderRateLimited, ContentBlocked)
 
@@ -106,6 +104,7 @@ class Passage:
         session: Session,
         target: Target,
         route: Route,
+        goes_to: Endpoint,
         fields: Fields,
         request: Request,
         responder: Responder,
@@ -114,6 +113,7 @@ class Passage:
         """`size` is that of the caller's body in bytes."""
         self.target = target
         self.route = route
+        self._goes_to = goes_to
         self.request = request
         self.responder = responder
         self.is_stream = target.endpoint in STREAMED and read_field(fields, "stream", bool) is True
@@ -124,7 +124,7 @@ class Passage:
         self._input = fields.get("input")
         facts = self._facts(session, fields)
         self.body = self._body(fields, facts)
-        self.meter = Meter(facts, Desk(request.errands), str(target.model.provider))
+        self.meter = Meter(facts, Desk(request.errands, alone=request.is_alone), str(target.model.provider))
 
     async def run(self) -> None:
         """Reserve, ask, answer, settle.
@@ -160,21 +160,25 @@ class Passage:
         finally:
             if timer is not None:
                 timer.cancel()
+        if not options().stores_texts:
+            self.body = b""  # it may be megabytes, and a stream may take minutes
         try:
-            if self.is_stream and response.content_type not in _WHOLE:
-                await self._stream(response)
-            elif self.target.endpoint == SPEECH and response.content_type != "application/json":
-                await self._pass_file(response)
-            else:
+            if not response.is_stream:
                 await self._pass_whole(response)
+            elif self.is_stream:
+                await self._stream(response)
+            else:
+                await self._pass_file(response)
         finally:
-            response.release()
+            response.close()
 
     # -- what goes out ---------------------------------------------------------------------------------------------
 
     def _facts(self, session: Session, fields: Fields) -> CallFacts:
         target = self.target
-        facts = call_facts(
+        output = self._output_tokens(fields) if target.endpoint == CHAT else 0
+        held = cost_at_most(target.model, self._input_tokens(fields), output)
+        return call_facts(
             model=target.model,
             admin=session.admin,
             own=target.own,
@@ -183,12 +187,8 @@ class Passage:
             operation=target.operation,
             streamed=self.is_stream,
             seconds=target.limits.total,
-            args=(),
-            kwargs={},
+            held_cost=None if held is None else min(held, LARGEST_COST),
         )
-        output = self._output_tokens(fields) if target.endpoint == CHAT else 0
-        held = cost_at_most(target.model, self._input_tokens(fields), output)
-        return replace(facts, held_cost=min(held or Decimal(0), LARGEST_COST))
 
     def _output_tokens(self, fields: Fields) -> int:
         """The most that all replies together may come to. A limit that no vendor takes is none."""
@@ -236,8 +236,8 @@ class Passage:
         if limit is not None:
             fields[named] = to_raw(limit)
 
-    async def _ask(self) -> aiohttp.ClientResponse:
-        """The vendor's answer, if it is a good one; what it says is still to be read."""
+    async def _ask(self) -> Answer:
+        """The vendor's answer, if it is a good one."""
         attempt = await self.meter.begin()
         try:
             return await self._answered()
@@ -245,64 +245,49 @@ class Passage:
             attempt.failed(GeneratorExit() if self.responder.left else error)
             raise
 
-    async def _answered(self) -> aiohttp.ClientResponse:
-        limits, call = self._limits, self.target.call
+    async def _answered(self) -> Answer:
+        limits, target = self._limits, self.target
+        limit = MEDIA_LIMIT if target.endpoint == IMAGES else JSON_LIMIT
+        streams = self.is_stream or target.endpoint == SPEECH
         try:
-            check_url(self.route.url)
-            response = await (await http.session()).post(
-                self.route.url,
-                data=self.body if len(self.body) < LARGE else BytesIO(self.body),
-                headers=self._headers(),
-                allow_redirects=False,
-                timeout=_as_aiohttp(limits),
+            exchanges = await http.exchanges()
+            answer = await exchanges.post(
+                self._goes_to, self.body, self._headers(), limits, limit=limit, streams=streams
             )
         except Exception as error:
-            raise errors.from_exception(call, _as_httpx(error), limits) from error
-        if 200 <= response.status < 300:
-            return response
-        try:
-            content = await _read(response, http.ERROR_BODY_LIMIT * 100)
-        except (aiohttp.ClientError, TimeoutError, BodyTooLarge):
-            content = b""  # the status says enough
-        failure = errors.from_response(call, response.status, response.headers, content)
-        raise _with_body(failure, response.status, self._answer_headers(response), content, call.api_key)
+            raise errors.from_exception(target.call, error, limits) from error
+        if 200 <= answer.status < 300:
+            return answer
+        content = answer.content or b""
+        failure = errors.from_response(target.call, answer.status, _named(answer.headers), content)
+        raise _with_body(failure, answer.status, self._answer_headers(answer), content, target.call.api_key)
 
     @property
     def _limits(self) -> Timeouts:
         return self.target.streaming_limits if self.is_stream and self.target.endpoint == CHAT else self.target.limits
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self) -> bytes:
+        """The caller's headers that go on, as lines. A value of several lines, as some servers read it, does not."""
         sent = self.request.headers
-        said = {name.decode("latin-1"): sent[name].decode("latin-1") for name in _PASSED_ON if name in sent}
-        media = "*/*" if self.target.endpoint == SPEECH else "application/json"
-        return {
-            **said,
-            "Content-Type": "application/json",
-            "Accept": "text/event-stream" if self.is_stream else media,
-            "Accept-Encoding": "identity",
-            **self.route.headers,
-        }
+        named = [name for name in _PASSED_ON if name in sent and not _LINE_END.search(sent[name])]
+        return b"".join([b"%b: %b\r\n" % (name, sent[name]) for name in named])
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
-    async def _pass_whole(self, response: aiohttp.ClientResponse) -> None:
+    async def _pass_whole(self, response: Answer) -> None:
         """An answer that is read before it is passed on: an error in it has a status of its own."""
         try:
-            content, info = await self._whole(response)
+            content, info = self._whole(response)
         except BaseException as error:
             await self._fail(error)
             raise
         entries = self.meter.success(info)
         self._give_place_back()
         await self.responder.send(response.status, self._answer_headers(response), content)
-        await self._settle(entries, _text_of(content) if settings.AI_STORE_TEXTS else "")
+        await self._settle(entries, _text_of(content) if options().stores_texts else "")
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> tuple[bytes, ResultInfo]:
-        call, endpoint = self.target.call, self.target.endpoint
-        try:
-            content = await _read(response, MEDIA_LIMIT if endpoint == IMAGES else JSON_LIMIT)
-        except Exception as error:
-            raise errors.from_exception(call, _as_httpx(error), self._limits, answered=True) from error
+    def _whole(self, response: Answer) -> tuple[bytes, ResultInfo]:
+        call, endpoint, content = self.target.call, self.target.endpoint, response.content or b""
         try:
             if self.route.read is not None:
                 content = self.route.read(content)
@@ -310,15 +295,15 @@ class Passage:
         except ValueError as error:
             raise errors.invalid_response(call, str(error) or "it is no JSON") from error
         if facts.error:
-            raise errors.from_body(call, {"error": facts.error}, response.headers)
+            raise errors.from_body(call, {"error": facts.error}, _named(response.headers))
         return content, _info(facts, endpoint)
 
-    async def _pass_file(self, response: aiohttp.ClientResponse) -> None:
+    async def _pass_file(self, response: Answer) -> None:
         """A recording, passed on as it comes."""
         try:
-            first = await response.content.readany()  # what breaks before it has a status of its own
+            first = await response.next_piece()  # what breaks before it has a status of its own
         except Exception as error:
-            failure = errors.from_exception(self.target.call, _as_httpx(error), self._limits, answered=True)
+            failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
             await self._fail(failure)
             raise failure from error
         except BaseException as error:
@@ -329,14 +314,14 @@ class Passage:
             headers.append((b"content-length", b"%d" % response.content_length))
         await self.responder.begin(response.status, headers, response.close)
         spoken = read_field({"input": self._input} if self._input else {}, "input", str) or ""
-        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.headers.get("x-generation-id"))
+        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.header(b"x-generation-id") or None)
         entries: Sequence[Settle] = ()
         try:
             piece = first
             while piece:
                 self.meter.first_chunk()
                 await self.responder.write(piece)
-                piece = await response.content.readany()
+                piece = await response.next_piece()
             self._give_place_back()
             await self.responder.end()
             entries = self.meter.success(info)
@@ -345,17 +330,17 @@ class Passage:
             raise
         except Exception as error:
             if not self.responder.left:
-                failure = errors.from_exception(self.target.call, _as_httpx(error), self._limits, answered=True)
+                failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
                 entries = self.meter.failure(failure, info.usage)
                 raise failure from error  # the head is gone: the connection is broken off
             entries = self.meter.left(info, info.usage)
         finally:
             await self._settle(entries)
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+    async def _stream(self, response: Answer) -> None:
         responder, meter = self.responder, self.meter
         hides_usage = self.target.endpoint == CHAT and self.route.stream_usage and not self._asked_usage
-        watch = StreamWatch(hides_usage=hides_usage, keeps_text=settings.AI_STORE_TEXTS)
+        watch = StreamWatch(hides_usage=hides_usage, keeps_text=options().stores_texts)
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
         alive = _KeepAlive(responder, watch)
         entries: Sequence[Settle] = ()
@@ -377,28 +362,23 @@ class Passage:
             raise
         finally:
             alive.stop()
-            response.close()
             await self._settle(entries, watch.text)
 
-    async def _pump(
-        self, response: aiohttp.ClientResponse, watch: StreamWatch, alive: _KeepAlive
-    ) -> ProviderError | None:
+    async def _pump(self, response: Answer, watch: StreamWatch, alive: _KeepAlive) -> ProviderError | None:
         """Pass on whatever comes; what went wrong, if something did."""
-        content, write, call = response.content, self.responder.write, self.target.call
+        write, call = self.responder.write, self.target.call
         try:
-            while piece := await content.readany():
+            while piece := await response.next_piece():
                 alive.something_came()
                 self.meter.first_chunk()
                 if passed := watch.feed(piece):
                     if passed.endswith(_LAST):
                         self._give_place_back()
                     await write(passed)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # What had come before the connection broke is in the buffer still: aiohttp raises first.
-            come = b"" if isinstance(error, TimeoutError) else content._read_nowait(-1)
-            if rest := watch.feed(come) + watch.finish():
+        except (httpx.TransportError, TimeoutError) as error:
+            if rest := watch.finish():
                 await write(rest)
-            cause = errors.from_exception(call, _as_httpx(error), self._limits, answered=True)
+            cause = errors.from_exception(call, error, self._limits, answered=True)
             return interrupted(call, cause if isinstance(cause, ProviderError) else str(cause))
         if rest := watch.finish():
             await write(rest)
@@ -408,14 +388,8 @@ class Passage:
             return interrupted(call, "the connection was closed before the end of the reply.")
         return None
 
-    def _answer_headers(self, response: aiohttp.ClientResponse) -> Headers:
-        passed: Headers = []
-        for name, value in response.raw_headers:
-            lower = name.lower()
-            if lower not in _NOT_PASSED and not lower.startswith((b"cf-", b"access-control-")):
-                passed.append((lower, value))
-            elif lower == b"x-request-id":
-                passed.append((b"x-provider-request-id", value))
+    def _answer_headers(self, response: Answer) -> Headers:
+        passed = [(name, value) for raw, value in response.headers if (name := _passed_as(raw))]
         return passed + to_headers(limit_headers(self.meter.standings))
 
     # -- the books -------------------------------------------------------------------------------------------------
@@ -428,11 +402,15 @@ class Passage:
             self.meter.write_soon(entries)
 
     async def _settle(self, entries: Sequence[Settle], reply: str = "") -> None:
+        """Nobody is made to wait for it but who wants to be told."""
         if not entries:
+            return
+        if not (somebody_listens() or options().stores_texts):
+            self.meter.write_soon(entries)
             return
         settled = await self.meter.awrite(entries)
         await aannounce(settled)
-        if settings.AI_STORE_TEXTS:
+        if options().stores_texts:
             await self.request.run_sync(keep_texts, settled, self.body.decode("utf-8", "replace"), reply)
 
 
@@ -470,23 +448,20 @@ class _KeepAlive:
             await self._responder.write(KEEP_ALIVE)
 
 
+@lru_cache(maxsize=1024)
+def _passed_as(name: bytes) -> bytes:
+    """The name under which a vendor's header goes on to the caller; empty where it does not."""
+    name = name.lower()
+    if name == b"x-request-id":
+        return b"x-provider-request-id"
+    return b"" if name in _NOT_PASSED or name.startswith((b"cf-", b"access-control-")) else name
+
+
 # -- pieces ------------------------------------------------------------------------------------------------------------
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge`."""
-    length = response.content_length
-    if length is not None and length <= limit:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    while piece := await response.content.readany():
-        size += len(piece)
-        if size > limit:
-            response.close()
-            raise BodyTooLarge(limit)
-        parts.append(piece)
-    return b"".join(parts)
+def _named(headers: RawHeaders) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
 def _info(facts: Facts, endpoint: str) -> ResultInfo:
@@ -517,23 +492,4 @@ def _with_body(error: ProviderError, status: int, headers: Headers, content: byt
             told["message"] = error.facts.get("reason", told["message"])
             body = errors.without_key(msgspec.json.encode({**data, "error": told}).decode(), api_key)
             error.facts["passed_on"] = Passed(status, headers, body.encode())
-    return error
-
-
-def _as_aiohttp(limits: Timeouts) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte)
-
-
-def _as_httpx(error: Exception) -> Exception:
-    """The same failure of the transport by the name that `errors` knows."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return httpx.ConnectTimeout(str(error))
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return httpx.ReadTimeout(str(error))
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return httpx.ConnectError(str(error))
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return httpx.ReadError("the connection was closed before the answer was complete")
-    if isinstance(error, aiohttp.ClientError):
-        return httpx.RemoteProtocolError(f"it is no HTTP: {error}")
     return error

@@ -18,6 +18,7 @@ from src.ai.services.gateway.wire import Request
 from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
 from src.core.database import lend_connections
+from src.core.exchange import Endpoint
 from src.core.http import Timeouts, timeouts
 
 # What each endpoint serves, and what the books call its operation.
@@ -33,6 +34,7 @@ OPERATIONS: Final[Mapping[str, str]] = {
     SPEECH: "text_to_speech",
     EMBEDDINGS: "embeddings",
 }
+_HEADERS: Final = {"Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity"}
 NAME_SHOWN: Final = 200  # characters of a name that are repeated to who asked for it
 _ALL_CAPABILITIES: Final = frozenset(name for names in CAPABILITIES.values() for name in names)
 
@@ -48,6 +50,7 @@ class Target:
     source: KeySource
     provider: BaseProvider
     route: Route | None
+    goes_to: Endpoint | None
     call: Call
     limits: Timeouts
     streaming_limits: Timeouts
@@ -98,6 +101,7 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
     UnifiedAIService._check_access(model, admin, catalogue=catalogue)
     own = catalogue.admin_settings(admin, provider_row)
     provider = UnifiedAIService._get_provider_instance(model, admin, catalogue=catalogue)
+    route = provider.openai_route(endpoint, model.model_id)
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
     return Target(
         endpoint=endpoint,
@@ -106,7 +110,8 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
         own=own,
         source=choose_key_source(provider=provider_row, admin=admin, own=own),
         provider=provider,
-        route=provider.openai_route(endpoint, model.model_id),
+        route=route,
+        goes_to=Endpoint.of(route.url, {**_HEADERS, **route.headers}) if route else None,
         call=Call(provider_row.slug, operation, provider.api_key, model.model_id),
         limits=timeouts(operation, seconds),
         streaming_limits=timeouts("stream_chat", seconds),

@@ -14,7 +14,7 @@ from src.ai.results import ResultInfo, Usage
 from src.ai.services.ledger.estimates import BYTES_PER_TOKEN
 
 ENDS: Final = (b"\n\n", b"\n\r\n")  # of an event
-READ_AFTER: Final = 4096  # bytes: what has come is read together, which is cheaper than piece by piece
+READ_AFTER: Final = 1024  # bytes: what has come is read together, which is cheaper than piece by piece
 LONGEST_LINE: Final = 64 * 1024 * 1024  # that is read; an image may be one
 LONGEST_USAGE: Final = 16 * 1024  # an event that may be held back
 _END: Final = re.compile(rb"(\r?\n\r?\n)")

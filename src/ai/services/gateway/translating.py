@@ -33,6 +33,7 @@ EVENT_STREAM: Final[Headers] = [
     (b"x-accel-buffering", b"no"),
 ]
 # What would change the reply in a way that an operation can't: to leave it out would be to answer another question.
+PCM: Final = (1, 2, 24_000)  # channels, bytes, samples a second (developers.openai.com, "Text to speech")
 _CHANGES_MEANING: Final = ("tools", "tool_choice", "functions", "function_call", "response_format", "audio", "logprobs")
 LONGEST_REPLY: Final = 10_000_000
 
@@ -215,19 +216,19 @@ async def _speech(session: Session, target: Target, fields: Fields, request: Req
 def _as_format(target: Target, media: Media, wanted: str | None) -> tuple[bytes, str]:
     """The recording in the format that was asked for. Nothing is sent under a name that it does not deserve."""
     content, content_type = media.getvalue(), media.content_type
-    if wanted == "pcm" and content_type == "audio/wav":
-        return _samples(content), "audio/pcm"
+    if wanted == "pcm" and content_type == "audio/wav" and (samples := _samples(content)) is not None:
+        return samples, "audio/pcm"
     has = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3"}.get(content_type, "")
     if wanted is not None and wanted != has:
         raise _unsupported(target, "response_format", _("It makes {has}.").format(has=has or content_type))
     return content, content_type
 
 
-def _samples(recording: bytes) -> bytes:
-    """What a WAV file plays, without what describes it."""
+def _samples(recording: bytes) -> bytes | None:
+    """What a WAV file plays, without what describes it, where that is what clients take `pcm` for."""
     with wave.open(BytesIO(recording)) as file:
         samples: bytes = file.readframes(file.getnframes())
-        return samples
+        return samples if file.getparams()[:3] == PCM else None
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------

@@ -68,6 +68,11 @@ class Request:
     is_secure: bool
     errands: Errands | None = None  # done by the thread that waits for the answer, where one does
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no thread, which could be in a transaction, waits for the answer."""
+        return self.errands is None
+
     async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
         """The result of a function that uses the database.
 

@@ -22,7 +22,9 @@ from django.utils import timezone
 from src.ai.models import ConfigStamp, Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
 from src.ai.models.usage import MONEY_PLACES
 from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of
+from src.core import postgres
 from src.core.bulk import Statement
+from src.core.postgres import SQL
 
 NEAR: Final = Decimal("0.8")  # of a limit
 
@@ -42,7 +44,6 @@ SUMS: Final = (
     "audio_seconds",
 )
 Sums = list[int]  # in the smallest units that the columns hold
-SQL = tuple[str, tuple[str, ...]]  # a statement and its parameters
 
 _RESERVED: Final = (
     "id",
@@ -156,7 +157,10 @@ class _Batch:
     """The periods that are locked for some entries, and what these add to them."""
 
     def __init__(self, entries: Sequence[Entry], locked: Iterable[Sequence[Any]]) -> None:
-        self.balances = {row[0]: _Balance(row[1], row[2], row[3], row[4], near=row[5] is not None) for row in locked}
+        self.balances = {
+            key: _Balance(int(requests), int(held_requests), int(cost), int(held_cost), near is not None)
+            for key, requests, held_requests, cost, held_cost, near, _ in locked
+        }
         # By identity, as calls that are alike share both; it costs less than looking at what is in them.
         limits = {id(entry.facts.limits): entry.facts.limits for entry in entries}
         limited = {limit.period.key for some in limits.values() for limit in some}
@@ -193,21 +197,22 @@ class Books:
         self.connection = connection
         self.stamp: str | None = None  # the `ConfigStamp` that the last batch saw when it began
         records, periods = UsageRecord._meta.db_table, UsagePeriod._meta.db_table
+        # As an array of one it can only be looked up by its index, so that a plan made for an empty table stays good.
+        is_new = "= ANY (ARRAY[new.{}])" if connection.vendor == "postgresql" else "= new.{}"
         inserted = self._statement(UsageRecord, _RESERVED)
-        self._insert_sql = (
-            f"INSERT INTO {records} ({inserted.columns}, {', '.join(_AT_FIRST)}) "
-            + inserted.select_with(_AT_FIRST.values())
+        insert = f"INSERT INTO {records} ({inserted.columns}, {', '.join(_AT_FIRST)}) " + inserted.select_with(
+            _AT_FIRST.values()
         )
         settled = self._statement(UsageRecord, _SETTLED)
         written = ", ".join(f"{name} = new.{name}" for name in _SETTLED if name != "id")
-        self._settle_sql = (
+        settle = (
             f"WITH new ({settled.columns}) AS ({settled.select}) "
             f"UPDATE {records} SET {written} FROM new "
             # By its key: an index on `state` is full of rows that have left the state, until they are vacuumed.
-            f"WHERE {records}.id = new.id AND {records}.state || '' = %s RETURNING {records}.id"
+            f"WHERE {records}.id {is_new.format('id')} AND {records}.state || '' = %s RETURNING {records}.id"
         )
         opened = self._statement(UsagePeriod, _PERIOD)
-        self._lock_sql = (
+        lock = (
             f"INSERT INTO {periods} ({opened.columns}, {', '.join(SUMS)}) "
             f"{opened.select_with(['0'] * len(SUMS))} "
             "ON CONFLICT (key) DO UPDATE SET key = excluded.key "
@@ -217,20 +222,28 @@ class Books:
         added = self._statement(UsagePeriod, ("key", *SUMS, "last_used_at", "near_limit_at"))
         sums = ", ".join(f"{name} = {periods}.{name} + new.{name}" for name in SUMS)
         latest = "GREATEST" if connection.vendor == "postgresql" else "MAX"
-        self._add_sql = (
+        add_to = (
             f"WITH new ({added.columns}) AS ({added.select}) "
             f"UPDATE {periods} SET {sums}, "
             f"last_used_at = {latest}(COALESCE({periods}.last_used_at, new.last_used_at),"
             f" COALESCE(new.last_used_at, {periods}.last_used_at)), "
             f"near_limit_at = COALESCE({periods}.near_limit_at, new.near_limit_at) "
-            f"FROM new WHERE {periods}.key = new.key"
+            f"FROM new WHERE {periods}.key {is_new.format('key')}"
         )
+        self._plain = {"lock": lock, "settle": settle, "insert": insert, "add": add_to}
+        self._sql: Mapping[str, str] = self._plain
+        self._session: Any = None  # which keeps them prepared
 
     def write(self, entries: Sequence[Entry], *, again: bool = False) -> list[Outcome]:
         """`apply` as a transaction of its own, on a connection that is in none. Where it raises, close the connection.
 
-        PostgreSQL is asked twice: to begin, lock and settle, and to write the rest and commit.
+        PostgreSQL is asked twice: to begin, lock and settle, and to write the rest and commit. Its session keeps the
+        statements prepared, as it takes longer to parse and plan them than to execute them.
         """
+        if self.connection.vendor == "postgresql":
+            self.connection.ensure_connection()
+            if self._session is not self.connection.connection:
+                self._session, self._sql = self.connection.connection, postgres.prepare(self.connection, self._plain)
         return self._apply(entries, again, begin=(_BEGIN[self.connection.vendor],), commit=(("COMMIT", ()),))
 
     def apply(self, entries: Sequence[Entry], *, again: bool = False) -> list[Outcome]:
@@ -259,7 +272,7 @@ class Books:
         settled = self._count(settles, rows, written[0], batch) if settles else []
         known = self._known([entry.id for entry in reserves if again or entry.forced])
         reserved, accepted = self._reserve(reserves, known, batch)
-        insert = ((self._insert_sql, (_json(accepted),)),) if accepted else ()
+        insert = ((self._sql["insert"], (_json(accepted),)),) if accepted else ()
         self._send(*insert, *self._add(batch.add_up()), *commit)
         in_order = {Settle: iter(settled), Reserve: iter(reserved)}
         return [next(in_order[type(entry)]) for entry in entries]
@@ -302,11 +315,11 @@ class Books:
             ]
             for _, period in sorted(periods.items())
         ]
-        return self._lock_sql, (_json(rows),)
+        return self._sql["lock"], (_json(rows),)
 
     def _settle(self, rows: Sequence[list[Any]], before: UsageState) -> tuple[SQL, ...]:
         """Write those of `rows` whose record is in the state `before`; answers with their ids."""
-        return ((self._settle_sql, (_json(rows), before.value)),) if rows else ()
+        return ((self._sql["settle"], (_json(rows), before.value)),) if rows else ()
 
     def _count(
         self, entries: Sequence[Settle], rows: Sequence[list[Any]], written: Sequence[Sequence[Any]], batch: _Batch
@@ -392,7 +405,7 @@ class Books:
             for key, balance in balances.items()
             if any(balance.added) or balance.near_at or balance.last_used_at
         ]
-        return ((self._add_sql, (_json(rows),)),) if rows else ()
+        return ((self._sql["add"], (_json(rows),)),) if rows else ()
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
@@ -468,18 +481,10 @@ class Books:
         """Execute the statements, in one message where the database takes that; the rows that each answers with."""
         if not statements:
             return []
-        if self.connection.vendor != "postgresql":
-            with self.connection.cursor() as cursor:
-                return [cursor.execute(*statement).fetchall() for statement in statements]
-        self.connection.ensure_connection()
-        # Past Django's cursor, whose wrapping of each attribute costs as much as all else that is done here.
-        with self.connection.wrap_database_errors, self.connection.connection.cursor() as cursor:
-            cursor.execute("; ".join(sql for sql, _ in statements), [text for _, texts in statements for text in texts])
-            answers = []
-            for sql, _ in statements:
-                answers.append(cursor.fetchall() if "RETURNING" in sql else [])
-                cursor.nextset()
-            return answers
+        if self.connection.vendor == "postgresql":
+            return postgres.send(self.connection, statements)
+        with self.connection.cursor() as cursor:
+            return [cursor.execute(*statement).fetchall() for statement in statements]
 
     def _time(self, moment: datetime | None) -> datetime | str | None:
         """In the form in which Django stores it."""
@@ -553,6 +558,6 @@ def _is_free(entry: Reserve) -> bool:
     return entry.facts.price_input == 0 and entry.facts.price_output == 0
 
 
-def _hexes(rows: Iterable[Sequence[Any]]) -> set[str]:
+def _hexes(rows: Iterable[Sequence[str]]) -> set[str]:
     """Ids as hexadecimal digits, which is how SQLite keeps them."""
-    return {row[0] if isinstance(row[0], str) else row[0].hex for row in rows}
+    return {row[0].replace("-", "") for row in rows}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from src.ai.models import CostState, Period, UsageState
@@ -24,7 +24,7 @@ class Limit:
     budget: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as that would double what each costs
 class CallFacts:
     """What is known of a call before it is made, the same for each of its attempts. Times are aware; money is US$."""
 
@@ -95,8 +95,7 @@ def total_cost(entries: Iterable[Settle]) -> Decimal | None:
     return total
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a limited period stands, calls under way included."""
 
     limit: Limit
@@ -112,8 +111,7 @@ class Standing:
         return None if self.limit.budget is None else max(self.limit.budget - self.cost, Decimal(0))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of an entry.
 
     `refused_by` is the limit without room for a reservation, and `over_budget` which of its two numbers. `changed` says

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -78,8 +78,7 @@ class _Attempt(Attempt):
         self.error, self.ended = error, monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """What was written of a request, and what the books said to it."""
 
     facts: CallFacts

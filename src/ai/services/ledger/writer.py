@@ -34,6 +34,7 @@ from src.ai.models import UsageRecord
 from src.ai.models.config_stamp import freshness
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
+from src.core.database import open_connections
 from src.core.loop import Errands, io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 MOST_ENTRIES: Final = 1000  # in one transaction
 FIRST_DELAY: Final = 0.05  # seconds before trying again, doubled each time
 LONGEST_DELAY: Final = 1.0
+LINGER: Final = 0.005  # seconds that entries nobody waits for are kept for company, so that they cost no commit
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
 GONE_TIMEOUT: Final = 5.0  # seconds without a sign of the database's host
 READ_ONLY: Final = "25006"  # PostgreSQL's code: a standby that is about to take over, or maintenance
@@ -49,17 +51,22 @@ EXIT_WAIT: Final = 5.0  # seconds that a process which ends waits for what is no
 
 
 class _Submission:
-    """Entries to be written, and who waits for them: a thread or, where it was made on one, an event loop."""
+    """Entries to be written, and who waits for them: a thread, an event loop or, without a future, nobody."""
 
-    __slots__ = ("deadline", "entries", "future", "is_settlement", "loop")
+    __slots__ = ("deadline", "entries", "future", "loop")
 
-    def __init__(self, entries: Sequence[Entry], loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, entries: Sequence[Entry], future: Any = None, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self.entries = entries
+        self.future = future
         self.loop = loop
-        self.future: Any = Future() if loop is None else loop.create_future()
-        # A reservation is worth nothing to a caller who has gone; a settlement is written however long it takes.
-        self.is_settlement = not any(isinstance(entry, Reserve) and not entry.forced for entry in entries)
         self.deadline = monotonic() + settings.AI_LEDGER_TIMEOUT
+
+    @property
+    def may_be_dropped(self) -> bool:
+        """A reservation is worth nothing to a caller who has gone; a settlement is written however long it takes."""
+        return any(isinstance(entry, Reserve) and not entry.forced for entry in self.entries)
 
 
 class Writer:
@@ -71,10 +78,14 @@ class Writer:
         atexit.register(self.drain, EXIT_WAIT)
 
     def _reset(self) -> None:
-        self._arrived = threading.Condition()
+        self._lock = threading.RLock()
+        self._arrived = threading.Condition(self._lock)
+        self._written = threading.Condition(self._lock)
         self._waiting: deque[_Submission] = deque()
         self._thread: threading.Thread | None = None
         self._busy = False
+        self._asleep = False  # until something arrives, not just until somebody waits for it
+        self._awaited = False  # whether somebody waits for some of `_waiting`
 
     def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
         """The outcomes of `entries`, once they are durable.
@@ -83,31 +94,37 @@ class Writer:
             LedgerUnavailable: a reservation could not be written in `AI_LEDGER_TIMEOUT` seconds.
             TimeoutError: a settlement could not; it is written as soon as it can be.
         """
-        submission = _Submission(entries)
-        self._enqueue(submission)
-        future: Future[list[Outcome]] = submission.future
+        future: Future[list[Outcome]] = Future()
+        self._enqueue(_Submission(entries, future))
         return future
 
-    async def asubmit(self, entries: Sequence[Entry]) -> list[Outcome]:
+    def asubmit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
         """The asynchronous twin of `submit`. What is submitted is written whether its caller stays or not."""
-        submission = _Submission(entries, asyncio.get_running_loop())
-        self._enqueue(submission)
-        outcomes: list[Outcome] = await submission.future
-        return outcomes
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[Outcome]] = loop.create_future()
+        self._enqueue(_Submission(entries, future, loop))
+        return future
+
+    def leave(self, entries: Sequence[Entry]) -> None:
+        """Have them written without waiting for it: with what others wait for, or in `LINGER` seconds."""
+        self._enqueue(_Submission(entries))
 
     def _enqueue(self, submission: _Submission) -> None:
-        with self._arrived:
+        with self._lock:
             self._waiting.append(submission)
+            self._awaited = self._awaited or submission.future is not None
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ai-ledger", daemon=True)
                 self._thread.start()
-            self._arrived.notify()
+            if self._awaited or self._asleep:
+                self._arrived.notify()
 
     def drain(self, seconds: float) -> bool:
         """Wait until everything is written; whether it is."""
-        end = monotonic() + seconds
-        with self._arrived:
-            return self._arrived.wait_for(lambda: not (self._waiting or self._busy), end - monotonic())
+        with self._lock:
+            self._awaited = True
+            self._arrived.notify()
+            return self._written.wait_for(lambda: not (self._waiting or self._busy), seconds)
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -115,8 +132,8 @@ class Writer:
         try:
             self._write_forever()
         except BaseException as error:  # whoever waits is told, and the next submission starts another thread
-            with self._arrived:
-                self._thread, self._busy, abandoned = None, False, list(self._waiting)
+            with self._lock:
+                self._thread, self._busy, self._asleep, abandoned = None, False, False, list(self._waiting)
                 self._waiting.clear()
             _tell([(submission, LedgerUnavailable(reason=str(error))) for submission in abandoned])
             raise
@@ -126,23 +143,34 @@ class Writer:
         connections[alias] = connection = own_connection(alias)
         books = Books(connection)
         while True:
-            with self._arrived:
-                self._busy = False
-                self._arrived.notify_all()
-                self._arrived.wait_for(lambda: bool(self._waiting))
-                self._busy = True
+            self._rest()
             self._write(books, self._taken([]))
+
+    def _rest(self) -> None:
+        """Until there is something to be written now."""
+        with self._lock:
+            self._busy = False
+            self._written.notify_all()
+            # Nobody wakes the thread for what can linger: beside a steady stream of calls it is awake often enough.
+            while not self._arrived.wait_for(lambda: self._awaited and bool(self._waiting), LINGER):
+                if self._waiting:
+                    break
+                self._asleep = True
+                self._arrived.wait_for(lambda: bool(self._waiting))
+                self._asleep = False
+            self._busy = True
 
     def _taken(self, batch: list[_Submission]) -> list[_Submission]:
         """`batch`, and what has arrived since, as far as it fits into one transaction."""
         ids: set[UUID] = {entry.id for submission in batch for entry in submission.entries}
-        with self._arrived:
+        with self._lock:
             while self._waiting and len(ids) < MOST_ENTRIES:
                 its_ids = {entry.id for entry in self._waiting[0].entries}
                 if its_ids & ids:  # a call's settlement goes into a later transaction than its reservation
                     break
                 ids |= its_ids
                 batch.append(self._waiting.popleft())
+            self._awaited = bool(self._waiting)
         return batch
 
     def _write(self, books: Books, batch: list[_Submission], *, again: bool = False, alone: bool = False) -> None:
@@ -209,9 +237,12 @@ def _resolve_all(answers: Sequence[tuple[_Submission, Answer]]) -> None:
 
 
 def _resolve(submission: _Submission, answer: Answer) -> None:
-    if submission.future.done():
+    if submission.future is None:
+        if isinstance(answer, Exception):
+            logger.error("Calls are not on the books yet", extra={"reason": type(answer).__name__})
+    elif submission.future.done():
         return
-    if isinstance(answer, Exception):
+    elif isinstance(answer, Exception):
         submission.future.set_exception(answer)
     else:
         submission.future.set_result(answer)
@@ -245,7 +276,7 @@ def _in_time(batch: Sequence[_Submission], error: Exception) -> list[_Submission
     now, waiting = monotonic(), []
     for submission in batch:
         late = submission.deadline <= now
-        if late and submission.is_settlement:
+        if late and not submission.may_be_dropped:
             _tell([(submission, TimeoutError())])
             submission.deadline = inf
         elif late:
@@ -268,7 +299,11 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
         options.setdefault("tcp_user_timeout", int(GONE_TIMEOUT * 1000))
         # The books' statements find every row by its key. Until a table that grows fast is analysed, the planner would
         # rather read all of it.
-        own = {"lock_timeout": str(int(LOCK_TIMEOUT * 1000)), **dict.fromkeys(_PLANS_WITHOUT_KEYS, "off")}
+        own = {
+            "lock_timeout": str(int(LOCK_TIMEOUT * 1000)),
+            "plan_cache_mode": "force_generic_plan",
+            **dict.fromkeys(_PLANS_WITHOUT_KEYS, "off"),
+        }
         options["options"] = " ".join([options.get("options", ""), *(f"-c {name}={own[name]}" for name in own)]).strip()
     else:
         options["timeout"] = LOCK_TIMEOUT
@@ -288,12 +323,12 @@ class Desk:
     transaction on SQLite is submitted once more, so that it is on the books whether or not the caller commits.
     """
 
-    def __init__(self, errands: Errands | None = None) -> None:
-        """`errands` are those that the caller's thread does already, where it does any."""
-        alias = router.db_for_write(UsageRecord)
-        # Of this thread's own; on a loop there is none, and none is made.
-        opened = (other for other in connections.all(initialized_only=True) if other.alias == alias)
-        connection = next(opened, None)
+    def __init__(self, errands: Errands | None = None, *, alone: bool = False) -> None:
+        """`errands` are those that the caller's thread does already, where it does any. Who is `alone` is in no
+        transaction.
+        """
+        found = () if alone else open_connections()
+        connection = next((one for one in found if one.alias == router.db_for_write(UsageRecord)), None)
         self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
         if connection is not None and connection.in_atomic_block:
@@ -327,7 +362,7 @@ class Desk:
         # The caller's connection can be used in its own thread alone, and not on a loop there.
         here = self.errands is not None and self._connection._thread_ident == threading.get_ident()  # type: ignore[attr-defined]
         if self.errands is None or self._again:
-            writer.submit(entries)
+            writer.leave(entries)
         elif here and not loop_is_running_here():
             self._write_here(entries)
         else:
@@ -347,9 +382,9 @@ class Desk:
         """Settlements, and the reservations that were accepted."""
         for entry, outcome in zip_longest(entries, outcomes):
             if not isinstance(entry, Reserve):
-                writer.submit([entry])
+                writer.leave([entry])
             elif outcome is not None and outcome.refused_by is None:
-                writer.submit([_forced(entry)])
+                writer.leave([_forced(entry)])
 
 
 def _forced(entry: Reserve) -> Reserve:
