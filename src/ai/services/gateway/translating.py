@@ -68,7 +68,9 @@ async def _chat(session: Session, target: Target, fields: Fields, request: Reque
     if read_field(fields, "stream", bool):
         stream = _stream_chat(request, asked)
         options = read_field(fields, "stream_options", dict) or {}
-        await _stream(stream, made, responder, with_usage=options.get("include_usage") is True)
+        with_usage = options.get("include_usage") is True
+        from_thread = request.errands is not None
+        await _stream(stream, made, responder, with_usage=with_usage, from_thread=from_thread)
         return
     reply: Reply = await _call(request, UnifiedAIService.achat, UnifiedAIService.chat, **asked)
     message = {"role": "assistant", "content": str(reply), "refusal": None}
@@ -124,7 +126,9 @@ def _turn(target: Target, turn: object, number: int) -> tuple[str, str]:
     return "system" if role == "developer" else role, "".join(texts)
 
 
-async def _stream(stream: ReplyStream, made: Mapping[str, Any], responder: Responder, *, with_usage: bool) -> None:
+async def _stream(
+    stream: ReplyStream, made: Mapping[str, Any], responder: Responder, *, with_usage: bool, from_thread: bool
+) -> None:
     def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         usage = {"usage": None} if with_usage else {}
@@ -134,7 +138,8 @@ async def _stream(stream: ReplyStream, made: Mapping[str, Any], responder: Respo
         first = await anext(stream)  # what is refused has a status of its own
         headers = EVENT_STREAM + to_headers(limit_headers(stream.info.standings))
         await responder.begin(200, headers, task.cancel)
-        stream.patience = KEEP_ALIVE_AFTER
+        if not from_thread:
+            stream.patience = KEEP_ALIVE_AFTER
         await responder.write(chunk({"role": "assistant", "content": ""}) + chunk({"content": first}))
         try:
             async for text in stream:
@@ -249,6 +254,7 @@ async def _from_thread(request: Request, asked: Mapping[str, Any], info: ResultI
         while (text := await request.run_sync(next, stream, None)) is not None:
             info.update(stream.info)
             yield text
+            stream.patience = KEEP_ALIVE_AFTER  # here, as the thread that would write comments is the one that waits
         info.update(stream.info)
     finally:
         await request.run_sync(stream.close)
