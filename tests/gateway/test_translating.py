@@ -247,14 +247,24 @@ def spoken(recording: bytes) -> dict[str, Any]:
 def test_speech_by_a_vendors_own_form(
     wanted: str | None, client: openai.OpenAI, upstream: Upstream, gemini: AIModel
 ) -> None:
-    upstream.reply(200, spoken(wav()))
+    recording = wav(rate=24_000)
+    upstream.reply(200, spoken(recording))
     formats: Any = {} if wanted is None else {"response_format": wanted}
     made = client.audio.speech.create(model="audio", input="Hello", voice="alloy", **formats)
-    with wave.open(io.BytesIO(wav())) as file:
+    with wave.open(io.BytesIO(recording)) as file:
         samples = file.readframes(file.getnframes())
-    assert made.read() == (samples if wanted == "pcm" else wav())
+    assert made.read() == (samples if wanted == "pcm" else recording)
     assert made.response.headers["content-type"] == ("audio/pcm" if wanted == "pcm" else "audio/wav")
     assert upstream.last.path == "/v1beta/models/gemini-3.8-flash-tts:generateContent"
+
+
+def test_samples_of_another_rate_than_clients_play_are_not_sent_as_pcm(
+    http: httpx.Client, upstream: Upstream, gemini: AIModel
+) -> None:
+    upstream.reply(200, spoken(wav(rate=8000)))
+    asked = {"model": "audio", "input": "Hello", "voice": "alloy", "response_format": "pcm"}
+    response = http.post("/audio/speech", json=asked)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
 
 
 @pytest.mark.parametrize("wanted", ["mp3", "opus", "x"])
