@@ -258,6 +258,15 @@ def test_speech_by_a_vendors_own_form(
     assert upstream.last.path == "/v1beta/models/gemini-3.8-flash-tts:generateContent"
 
 
+def test_samples_of_another_rate_than_clients_play_are_not_sent_as_pcm(
+    http: httpx.Client, upstream: Upstream, gemini: AIModel
+) -> None:
+    upstream.reply(200, spoken(wav(rate=8000)))
+    asked = {"model": "audio", "input": "Hello", "voice": "alloy", "response_format": "pcm"}
+    response = http.post("/audio/speech", json=asked)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "response_format")
+
+
 @pytest.mark.parametrize("wanted", ["mp3", "opus", "x"])
 def test_a_format_that_there_is_not_is_refused_before_it_is_paid_for(
     wanted: str, http: httpx.Client, upstream: Upstream, gemini: AIModel
