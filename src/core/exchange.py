@@ -399,7 +399,9 @@ class Connection(asyncio.Protocol):
             elif lower == b"transfer-encoding":
                 self._ends_with_connection = False
                 if value.lower() != b"chunked":
-                    raise _no_http("it is sent in a coding that nobody asked for")
+                    raise _no_http("it comes in a coding that nobody asked for")
+            elif lower == b"content-encoding" and status < 300 and value.lower() not in (b"", b"identity"):
+                raise _no_http("it is compressed, which nobody asked for")
         if status >= 300:
             self._limit = min(self._limit, ERROR_BODY_LIMIT)
         elif self._streams and not content_type.startswith(_WHOLE):

@@ -373,6 +373,7 @@ BROKEN: list[tuple[list[Any], type[Exception]]] = [
     ([HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\nok", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", HANG], httpx.RemoteProtocolError),
+    ([HEAD + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\nok", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"x: a\0b\r\n\r\n", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"x: " + b"y" * 200_000 + b"\r\ncontent-length: 0\r\n\r\n", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"x: ", endless(b"y" * 1000)], httpx.RemoteProtocolError),

@@ -53,7 +53,6 @@ MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
-_WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
 _NOT_PASSED: Final = frozenset(
     {
@@ -266,9 +265,10 @@ class Passage:
         return self.target.streaming_limits if self.is_stream and self.target.endpoint == CHAT else self.target.limits
 
     def _headers(self) -> bytes:
-        """The caller's headers that go on, as lines."""
+        """The caller's headers that go on, as lines. WSGI's servers leave a folded one folded."""
         sent = self.request.headers
-        return b"".join([b"%b: %b\r\n" % (name, sent[name]) for name in _PASSED_ON if name in sent])
+        lines = [(name, b" ".join(sent[name].splitlines())) for name in _PASSED_ON if name in sent]
+        return b"".join([b"%b: %b\r\n" % line for line in lines])
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
