@@ -36,7 +36,7 @@ PIECE: Final = 64 * 1024
 
 
 class AnswerBroken(httpx.ReadError):
-    """The connection broke in the head of an answer: the vendor had the request, and may have done its work."""
+    """The connection broke when an answer had begun: the vendor had the request, and may have done its work."""
 
 
 class Origin(NamedTuple):

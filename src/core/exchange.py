@@ -50,11 +50,11 @@ class Endpoint:
         """
         try:
             parts = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            host = parts.raw_host.decode("ascii")
+            host.encode("idna")  # as every resolver does
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise UrlRefused(f"it can't be read: {error}") from error
-        origin = Origin(
-            parts.scheme, parts.raw_host.decode("ascii"), parts.port or (443 if parts.scheme == "https" else 80)
-        )
+        origin = Origin(parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80))
         for name, value in headers.items():
             if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
                 raise ValueError(f"the header {name!r} holds what no header may hold")  # its value may be a key
@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._is_idle or self._is_complete:
-            self.transport.abort()  # more than was asked for
+            raise _no_http("there is more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._status:  # what comes later are trailers
@@ -399,7 +399,9 @@ class Connection(asyncio.Protocol):
             elif lower == b"transfer-encoding":
                 self._ends_with_connection = False
                 if value.lower() != b"chunked":
-                    raise _no_http("it is sent in a coding that nobody asked for")
+                    raise _no_http("it comes in a coding that nobody asked for")
+            elif lower == b"content-encoding" and status < 300 and value.lower() not in (b"", b"identity"):
+                raise _no_http("it is compressed, which nobody asked for")
         if status >= 300:
             self._limit = min(self._limit, ERROR_BODY_LIMIT)
         elif self._streams and not content_type.startswith(_WHOLE):

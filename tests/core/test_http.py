@@ -8,12 +8,10 @@ import gzip
 import multiprocessing
 import os
 import socket
-import ssl
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from ipaddress import ip_address
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,9 @@ from src.core.connections import AnswerBroken
 from src.core.http import BodyTooLarge, KeyMissing
 from src.core.loop import io_loop
 from src.core.net_guard import UrlRefused
+from tests.core.conftest import in_child, run_and_close, silent_address
 from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, endless, whole
-from tests.upstream.tls import self_signed, server_context
+from tests.upstream.tls import server_context
 
 OK = whole(200, {"ok": True})
 
@@ -150,13 +149,6 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def run_and_close(work: Awaitable[Any], new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    """As a caller does who forgets `shutdown_asyncgens()`."""
-    loop = new_loop()
-    loop.run_until_complete(work)
-    loop.close()
-
-
 RUNNERS: dict[str, Callable[[Any], Any]] = {
     "asyncio.run": asyncio.run,
     "uvloop.run": uvloop.run,
@@ -191,17 +183,6 @@ def test_a_loop_that_ends_in_the_middle_of_an_answer_closes_its_connection(upstr
 
     asyncio.run(begin())
     upstream.wait_for(lambda: upstream.open_connections == 0)
-
-
-def in_child(work: Callable[[], bool]) -> bool:
-    """What `work` gives in a forked child."""
-    child = os.fork()
-    if child == 0:
-        done = False
-        with suppress(BaseException):
-            done = work()
-        os._exit(0 if done else 1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -474,31 +455,6 @@ async def test_a_download_into_the_network_is_refused(url: str) -> None:
 # -- names and addresses -----------------------------------------------------------------------------------------------
 
 
-Resolver = Callable[..., list[str | tuple[str, int]]]
-
-
-@pytest.fixture
-def resolve(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """`resolve(address, …)` answers every name with these addresses; the names asked for are in what it returns."""
-
-    def set_up(*answers: str | tuple[str, int]) -> list[str]:
-        asked: list[str] = []
-
-        def getaddrinfo(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-            asked.append(host)
-            found = [(answer, port) if isinstance(answer, str) else answer for answer in answers]
-            kinds = {4: socket.AF_INET, 6: socket.AF_INET6}
-            return [
-                (kinds[ip_address(where[0].partition("%")[0]).version], socket.SOCK_STREAM, 6, "", where)
-                for where in found
-            ]
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        return asked
-
-    return set_up
-
-
 @pytest.mark.parametrize(
     "addresses",
     [
@@ -550,20 +506,6 @@ async def test_every_request_is_checked_not_only_the_first(upstream: Upstream, s
         await get(upstream.url)
 
 
-@contextmanager
-def silent_address() -> Iterator[tuple[str, int]]:
-    """An address that takes no connection and does not refuse it: its queue is full."""
-    with ExitStack() as stack:
-        server = stack.enter_context(socket.socket())
-        server.bind(("127.0.0.1", 0))
-        server.listen(0)
-        for _ in range(3):
-            client = stack.enter_context(socket.socket())
-            client.setblocking(False)
-            client.connect_ex(server.getsockname())
-        yield server.getsockname()
-
-
 async def test_a_host_that_keeps_silent_is_given_up() -> None:
     before = descriptors()
     with silent_address() as (host, port), pytest.raises(httpx.ConnectTimeout):
@@ -590,22 +532,11 @@ async def test_a_name_without_an_address_can_not_be_reached(resolve: Callable[..
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return self_signed(tmp_path_factory.mktemp("tls") / "both.pem")
-
-
 @pytest.fixture
 def tls_upstream(certificate: Path) -> Iterator[Upstream]:
     with Upstream(tls=server_context(certificate)) as server:
         server.on("GET", "/", served)
         yield server
-
-
-@pytest.fixture
-def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = ssl.create_default_context(cafile=certificate)
-    monkeypatch.setattr(http, "ssl_context", lambda: context)
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(tls_upstream: Upstream) -> None:

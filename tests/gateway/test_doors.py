@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -205,6 +207,24 @@ def test_a_vendor_never_sees_what_is_not_its_own(http: httpx.Client, served: Ups
     assert {"cookie", "x-forwarded-for", "openai-organization"}.isdisjoint(sent)
     assert sent["authorization"] == "Bearer sk-0123456789abcdef"
     assert sent["content-length"] == str(len(served.last.body))
+
+
+def test_a_folded_header_brings_no_line_of_its_own_along(site: str, token: str, served: Upstream) -> None:
+    where = urlsplit(site)
+    head = [
+        "POST /v1/chat/completions HTTP/1.1",
+        f"Host: {where.netloc}",
+        f"Authorization: Bearer {token}",
+        "X-Title: one\r\n two",
+        "Connection: close",
+    ]
+    body = json.dumps(ASKED)
+    with socket.create_connection((where.hostname or "", where.port or 0), 10) as connection:
+        connection.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", body]).encode())
+        while connection.recv(1 << 16):
+            pass
+    for request in served.requests:  # a server may refuse it instead
+        assert request.headers["x-title"] == "one  two"
 
 
 def test_a_vendors_headers_come_along_but_for_those_of_its_connection(

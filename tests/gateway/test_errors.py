@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from src.ai.models import AIModel, AIProvider, UsageRecord
 from src.ai.providers import retry
 from src.ai.services.ledger.writer import writer as books_writer
 from tests.gateway.conftest import HELLO, KEY, Vendor
-from tests.upstream.server import HANG, RESET, Gate, Reply, Upstream, whole
+from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, whole
 from tests.vendor_answers import chat
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -210,3 +211,44 @@ def test_a_recording_that_breaks_off_is_no_whole_one(
     except httpx.RemoteProtocolError:
         assert door == "asgi"
     assert received == b"ID3" + b"\0" * 500
+
+
+@pytest.mark.parametrize(
+    ("before", "times"),
+    [
+        ([RESET], 2),
+        ([b"HTTP/1.1 200 OK\r\n", RESET], 1),
+        ([b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", RESET], 1),
+        ([b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n", CLOSE], 1),
+        ([b"HTTP/1.1 500 Oops\r\ncontent-length: 99\r\n\r\n{", CLOSE], 1),
+    ],
+    ids=["nothing came", "in the head", "in the body", "in a chunk", "in an error"],
+)
+@pytest.mark.parametrize("endpoint", ["images/generations", "audio/speech"])
+def test_what_may_have_been_made_is_not_asked_for_again(
+    before: list[Any],
+    times: int,
+    endpoint: str,
+    http: httpx.Client,
+    upstream: Upstream,
+    provider: AIProvider,
+    make_model: Callable[..., AIModel],
+) -> None:
+    kind, model = ("audio", "tts-1") if endpoint == "audio/speech" else ("image", "gpt-image-2")
+    make_model(provider, kind, model_id=model)
+    upstream.on("POST", f"/v1/{endpoint}", Reply(before=before))
+    asked = {"model": model, "prompt": "A cat", "input": "Hello", "voice": "alloy"}
+    with suppress(httpx.RemoteProtocolError):  # what had come of a recording has gone on
+        response = http.post(f"/{endpoint}", json=asked)
+        assert response.content == b"{" or response.json()["error"]["code"] == "provider_unavailable"
+    assert len(upstream.requests) == times
+
+
+@pytest.mark.parametrize("url", ["https://a..b/v1", f"https://{'a' * 64}.example/v1"])
+def test_a_base_url_that_no_resolver_reads_is_a_wrong_configuration(
+    url: str, chat_model: AIModel, http: httpx.Client
+) -> None:
+    chat_model.provider.api_base_url = url
+    chat_model.provider.save()
+    response = http.post("/chat/completions", json={"model": "chat", "messages": HELLO})
+    assert response.json()["error"]["code"] == "invalid_config"

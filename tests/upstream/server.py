@@ -6,7 +6,7 @@
 
 A `Reply` is a list of steps, so that a test can hold an answer anywhere: bytes are sent as they are, a `Gate` waits
 until the test opens it, `HANG` waits until the client goes away, `RESET` breaks the connection, `endless(…)` never
-stops.
+stops, and `DONE` ends an answer that a test has spelled out itself, and keeps its connection.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ class Step(Enum):
     HANG = "hang"
     RESET = "reset"
     CLOSE = "close"
+    DONE = "done"
 
 
-HANG, RESET, CLOSE = Step.HANG, Step.RESET, Step.CLOSE
+HANG, RESET, CLOSE, DONE = Step.HANG, Step.RESET, Step.CLOSE, Step.DONE
 
 
 class Gate:
@@ -44,6 +45,10 @@ class Gate:
 
     def wait_until_reached(self) -> None:
         assert self._reached.wait(WAIT), "the upstream never came to the gate"
+
+    @property
+    def is_reached(self) -> bool:
+        return self._reached.is_set()
 
     def open(self) -> None:
         self._open.set()
@@ -126,8 +131,9 @@ Answer = Reply | Callable[[Request], Reply]
 class Upstream:
     """See the module's text. Use as a context manager, or by the fixture `upstream`."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         self._tls = tls
+        self._host = host
         self.requests: list[Request] = []
         self.connections = 0
         self.open_connections = 0
@@ -141,9 +147,9 @@ class Upstream:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._on_loop(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512, ssl=self._tls))
+        self._server = self._on_loop(asyncio.start_server(self._serve, self._host, 0, backlog=512, ssl=self._tls))
         self.port: int = self._server.sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://[{self._host}]:{self.port}" if ":" in self._host else f"http://{self._host}:{self.port}"
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -238,6 +244,8 @@ class Upstream:
     async def _write(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Send it; whether the connection stays."""
         for part in reply.before:
+            if part is DONE:
+                return True
             if not await self._send(part, reader, writer, chunked=False):
                 return False
         framing = {"transfer-encoding": "chunked"} if reply.length is None else {"content-length": str(reply.length)}
@@ -273,6 +281,7 @@ class Upstream:
             while not writer.is_closing():
                 writer.write(_chunk(part.part) if chunked else part.part)
                 await writer.drain()
+                await asyncio.sleep(0)  # where it need not wait, it would never hear that the client has gone
             return False
         elif isinstance(part, bytes) and part:
             writer.write(_chunk(part) if chunked else part)

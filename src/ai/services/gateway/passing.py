@@ -54,7 +54,6 @@ WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth w
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _LINE_END: Final = re.compile(rb"[\r\n\0]")
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
-_WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
 _NOT_PASSED: Final = frozenset(
     {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from src.ai.exceptions import ModelAmbiguous, ModelLacksCapability, NoSuchModel
+from src.ai.exceptions import InvalidConfig, ModelAmbiguous, ModelLacksCapability, NoSuchModel
 from src.ai.models import AdminProviderSettings, AIModel
 from src.ai.providers.base import BaseProvider
 from src.ai.providers.errors import Call
@@ -102,6 +102,10 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
     own = catalogue.admin_settings(admin, provider_row)
     provider = UnifiedAIService._get_provider_instance(model, admin, catalogue=catalogue)
     route = provider.openai_route(endpoint, model.model_id)
+    try:
+        goes_to = Endpoint.of(route.url, {**_HEADERS, **route.headers}) if route else None
+    except ValueError as error:
+        raise InvalidConfig(provider=provider_row.slug, reason=str(error), attr="config") from error
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
     return Target(
         endpoint=endpoint,
@@ -111,7 +115,7 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
         source=choose_key_source(provider=provider_row, admin=admin, own=own),
         provider=provider,
         route=route,
-        goes_to=Endpoint.of(route.url, {**_HEADERS, **route.headers}) if route else None,
+        goes_to=goes_to,
         call=Call(provider_row.slug, operation, provider.api_key, model.model_id),
         limits=timeouts(operation, seconds),
         streaming_limits=timeouts("stream_chat", seconds),
