@@ -2,9 +2,14 @@
 
 import json
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+# No format shows these, and each line would pay for them (docs.python.org, Logging HOWTO, "Optimization").
+logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "color_message"}
 
 
@@ -41,4 +46,7 @@ class JSONFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair
+            if (encoded := msgspec.json.encode(line, enc_hook=str)).isascii():
+                return encoded.decode("ascii")
         return json.dumps(line, default=str)

@@ -15,12 +15,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
-from django.core.asgi import get_asgi_application
 from django.core.servers.basehttp import ThreadedWSGIServer, WSGIRequestHandler
 from django.core.wsgi import get_wsgi_application
 from django.db import connection
 
 from src.ai.asgi import Gateway
+from src.ai.views.on_loop import chat_on_loop
+from src.core.asgi import Handler
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +89,7 @@ def server_thread() -> Iterator[str]:
             await super().startup(*args, **kwargs)
             started.set()
 
-    application = Gateway(Graceful(get_asgi_application(), at_end=lambda: None))
+    application = Gateway(Graceful(Handler(chat_on_loop), at_end=lambda: None))
     server = Announcing(uvicorn.Config(application, port=0, lifespan="on", log_config=None, log_level="warning"))
     thread = threading.Thread(target=server.run, name="uvicorn", daemon=True)
     thread.start()
@@ -111,7 +112,7 @@ def wsgi_server_thread() -> Iterator[str]:
 
     server = ThreadedWSGIServer(("127.0.0.1", 0), Silent, connections_override=None)
     server.set_app(get_wsgi_application())
-    thread = threading.Thread(target=server.serve_forever, name="wsgi", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="wsgi", daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

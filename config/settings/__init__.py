@@ -243,6 +243,9 @@ REST_FRAMEWORK = {
 
 DRF_STANDARDIZED_ERRORS = {"EXCEPTION_HANDLER_CLASS": "src.ai.views.errors.ExceptionHandler"}
 
+# Bytes of a body at /api/: the longest message of its longest letters, and a conversation before it.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
+
 SPECTACULAR_SETTINGS = {
     "TITLE": "Dynamic AI",
     "DESCRIPTION": "Write, illustrate and voice content with whichever AI provider and model is active.",
@@ -258,6 +261,10 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": True},
     "PREPROCESSING_HOOKS": ["src.ai.views.schema.without_trailing_slash"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "src.ai.views.gateway_schema.add_gateway",
+    ],
 }
 
 # --- AI ---------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from src.ai.exceptions import BodyTimeout, BodyTooLarge
+from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
 from src.ai.services.gateway import api
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.wire import Headers, Request
@@ -53,21 +53,30 @@ class ASGIResponder:
 
     def __init__(self, receive: Receive, send: Send, name: str, *, body_wanted: bool) -> None:
         self.left = False
+        self.has_begun = False
         self._receive = receive
         self._send = send
         self._name = (b"x-request-id", name.encode("ascii"))
         self._body_wanted = body_wanted
+        self._when_left: Callable[[], object] = lambda: None
         self._watching: asyncio.Task[None] | None = None
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         length = (b"content-length", str(len(body)).encode("ascii"))
         head = [*headers, self._name, length]
+        self.has_begun = True
         await self._send({"type": "http.response.start", "status": status, "headers": head})
         await self._send({"type": "http.response.body", "body": body if self._body_wanted else b""})
 
     async def begin(self, status: int, headers: Headers, when_left: Callable[[], object]) -> None:
-        self._watching = asyncio.create_task(self._watch(when_left))
+        self.has_begun = True
+        self.watch(when_left)
         await self._send({"type": "http.response.start", "status": status, "headers": [*headers, self._name]})
+
+    def watch(self, when_left: Callable[[], object]) -> None:
+        self._when_left = when_left
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
 
     async def write(self, piece: bytes) -> None:
         await self._send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -75,22 +84,25 @@ class ASGIResponder:
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
 
+    def break_off(self) -> None:
+        """Nothing: a server closes the connection of an answer that was begun and has no end."""
+
     def stop_watching(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
 
-    async def _watch(self, when_left: Callable[[], object]) -> None:
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.left = True
-        when_left()
+        self._when_left()
 
 
 async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     """The whole body.
 
     Raises:
-        BodyTooLarge, BodyTimeout: it is too large, or too slow.
+        BodyTooLarge, BodyTimeout, BodyIncomplete: it is too large, or too slow, or the client has left within it.
     """
     limit, seconds = options().body_limit, options().body_timeout
     announced = headers.get(b"content-length", b"")
@@ -98,18 +110,17 @@ async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
         raise BodyTooLarge(limit=limit)
     try:
         async with asyncio.timeout(seconds):
-            message = await receive()
-            body: bytes = message.get("body", b"")
-            if not message.get("more_body"):
-                return body
-            parts, size = [body], len(body)
-            while message.get("more_body"):
+            parts, size, more = [], 0, True
+            while more:
                 message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise BodyIncomplete()
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
                     raise BodyTooLarge(limit=limit)
-            return b"".join(parts)
+                more = message.get("more_body", False)
+            return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError as error:
         raise BodyTimeout(seconds=seconds) from error
 

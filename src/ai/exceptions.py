@@ -11,7 +11,7 @@
     ├── LedgerUnavailable
     ├── SettingsProtected, MediaNotSaved
     ├── GatewayError: InvalidAPIKey, TokenExpired, NotStaff, HTTPSRequired, UnknownURL, MethodNotAllowed, InvalidBody,
-    │   BodyTooLarge, BodyTimeout, NoSuchModel, ModelAmbiguous, UnsupportedParameter
+    │   BodyTooLarge, BodyTimeout, BodyIncomplete, NoSuchModel, ModelAmbiguous, UnsupportedParameter
     ├── InvalidIdempotencyKey, IdempotencyKeyInUse, IdempotencyKeyReused, IdempotencyAnswerUnreadable
     ├── IdempotencyKeyWithStream
     └── ProviderError
@@ -276,6 +276,10 @@ class BodyTooLarge(GatewayError, ValueError):
 
 class BodyTimeout(GatewayError, TimeoutError):
     code = "body_timeout"
+
+
+class BodyIncomplete(GatewayError, ValueError):
+    code = "body_incomplete"
 
 
 class NoSuchModel(GatewayError):

@@ -18,6 +18,7 @@ class LocalProvider(BaseProvider):
     """Small engines in this process: no key, no network. Their packages are imported when they are first used."""
 
     requires_api_key = False
+    speaks_wav = True
 
     @classmethod
     def get_provider_name(cls) -> str:

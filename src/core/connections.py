@@ -104,6 +104,9 @@ class Transport(httpx.AsyncBaseTransport):
         self.drop()
 
     async def _wait_for_turn(self, seconds: float | None) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()
+            return
         try:
             async with asyncio.timeout(seconds):
                 await self._turns.acquire()
@@ -298,9 +301,12 @@ class _SocketStream(ByteStream):
         self._socket = item
 
     async def receive(self, max_bytes: int = PIECE) -> bytes:
-        # What is there already comes without waiting: an endless answer would stop the loop, time-outs included.
-        await asyncio.sleep(0)
-        data = await asyncio.get_running_loop().sock_recv(self._socket, max_bytes)
+        try:
+            data = self._socket.recv(max_bytes)
+        except (BlockingIOError, InterruptedError):
+            data = await asyncio.get_running_loop().sock_recv(self._socket, max_bytes)
+        else:
+            await asyncio.sleep(0)  # an endless answer would stop the loop, time-outs included
         if not data:
             raise anyio.EndOfStream
         return data

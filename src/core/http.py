@@ -1,7 +1,7 @@
 """One pool of connections per event loop, for the life of the loop: what every request to a vendor goes through.
 
     client()      the loop's `httpx.AsyncClient`
-    session()     the loop's `aiohttp.ClientSession`, for bytes that only pass through
+    exchanges()   the same for bytes that only pass through, without httpx
     shared()      an object built once per loop around that client: an SDK
     download()    the bytes behind a URL that a vendor answered with
     read_body()   a body that may not grow beyond a limit
@@ -15,59 +15,35 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from http.cookiejar import DefaultCookiePolicy
-from ipaddress import ip_address
 from typing import Any, Final, TypeVar
 
-import aiohttp
-import aiohttp.abc
 import httpx
 from django.conf import settings
 
 from src.core.connections import ERROR_BODY_LIMIT as ERROR_BODY_LIMIT
-from src.core.connections import IDLE_SECONDS, Transport
-from src.core.net_guard import check_address, check_url
+from src.core.connections import Transport
+from src.core.exchange import Exchanges
+from src.core.limits import BodyTooLarge as BodyTooLarge
+from src.core.limits import Timeouts as Timeouts
+from src.core.net_guard import check_url
 
 T = TypeVar("T")
 
 # Stands where an SDK demands a key for its client. A request that would carry it never leaves.
 NO_KEY: Final = "key-travels-with-each-request"
+_NO_KEY: Final = NO_KEY.encode()
 
-POOL_WAIT: Final = 10.0  # seconds for a turn
-SESSION_LIMIT: Final = 5000  # connections: a stream holds one for as long as it lasts
 SHARED_LIMIT: Final = 64  # SDK objects a loop; each base URL has its own
 DOWNLOAD_LIMIT: Final = 64 * 1024 * 1024
 
 
-class BodyTooLarge(Exception):
-    """A body grew beyond its limit."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"it is larger than {limit:,} bytes")
-
-
 class KeyMissing(RuntimeError):
     """A request was about to leave without a key of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds: to connect, to the first byte of an answer and between two of them, and for the whole operation."""
-
-    connect: float
-    first_byte: float
-    total: float
-
-    def httpx(self) -> httpx.Timeout:
-        """For one request."""
-        return httpx.Timeout(self.first_byte, connect=self.connect, pool=POOL_WAIT)
 
 
 def timeouts(operation: str, total: float | None = None) -> Timeouts:
@@ -91,23 +67,10 @@ async def client() -> httpx.AsyncClient:
     return (await _pool()).client
 
 
-async def session() -> aiohttp.ClientSession:
-    """The running loop's session, which costs a tenth of what `client` does. Never close it.
-
-    Its connections go where the guard lets them go; who asks it for a URL calls `check_url`, at least once for each.
-    """
-    pool = await _pool()
-    if pool.session is None:
-        connector = aiohttp.TCPConnector(
-            resolver=_GuardedResolver(), ssl=ssl_context(), limit=SESSION_LIMIT, keepalive_timeout=IDLE_SECONDS
-        )
-        pool.session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-        )
-    return pool.session
+async def exchanges() -> Exchanges:
+    """The running loop's connections for what only passes through."""
+    pool = _pools.get(asyncio.get_running_loop()) or await _pool()
+    return pool.exchanges
 
 
 async def shared(key: Hashable, build: Callable[[httpx.AsyncClient], T]) -> T:
@@ -178,39 +141,58 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
 class _Pool:
     def __init__(self) -> None:
         self.transport = Transport(ssl_context())
-        self.client = httpx.AsyncClient(
-            transport=self.transport, trust_env=False, event_hooks={"request": [_check_key], "response": []}
-        )
-        self.client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self.session: aiohttp.ClientSession | None = None
+        self.client = _Client(self.transport)
+        self.exchanges = Exchanges(ssl_context())
         self.shared: dict[Hashable, Any] = {}
         self.building = asyncio.Lock()
         self.keeper: AsyncIterator[None] | None = None
 
-
-class _GuardedResolver(aiohttp.abc.AbstractResolver):
-    """Resolves a name, and refuses addresses that no request may go to."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[aiohttp.abc.ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-        for *_, address in found:
-            check_address(host, ip_address(str(address[0]).partition("%")[0]))
-        return [
-            aiohttp.abc.ResolveResult(
-                hostname=host, host=str(address[0]), port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
-            )
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing is kept."""
+    def drop(self) -> None:
+        """Close every socket, also where the loop is closed or belongs to another process."""
+        self.transport.drop()
+        self.exchanges.drop()
 
 
-async def _check_key(request: httpx.Request) -> None:
-    if any(NO_KEY.encode() in value for _, value in request.headers.raw):
-        raise KeyMissing("a request to a vendor needs its key among its own headers")
+class _Client(httpx.AsyncClient):
+    """Sends each request as it is, once, and keeps nothing of its answer.
+
+    httpx's own way to the transport, with cookies, redirects and authentication to merge and to follow, takes longer
+    than the transport.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport=transport, trust_env=False)
+        self._always = [(name.lower(), value) for name, value in self.headers.raw]
+
+    def build_request(
+        self,
+        method: str,
+        url: httpx.URL | str,
+        *,
+        headers: Any = None,
+        timeout: Any = httpx.USE_CLIENT_DEFAULT,
+        extensions: Any = None,
+        **content: Any,
+    ) -> httpx.Request:
+        lines = httpx.Headers(headers).raw
+        given = {name.lower() for name, _ in lines}
+        lines += [line for line in self._always if line[0] not in given]
+        limits = self.timeout if timeout is httpx.USE_CLIENT_DEFAULT else httpx.Timeout(timeout)
+        extensions = {"timeout": limits.as_dict(), **(extensions or {})}
+        return httpx.Request(method, url, headers=lines, extensions=extensions, **content)
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
+        if any(_NO_KEY in value for _, value in request.headers.raw):
+            raise KeyMissing("a request to a vendor needs its key among its own headers")
+        try:
+            response = await self._transport.handle_async_request(request)
+        except httpx.RequestError as error:
+            error.request = request
+            raise
+        response.request = request
+        if not stream:
+            await response.aread()
+        return response
 
 
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
@@ -237,20 +219,13 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: _Pool) -> Asyn
     finally:
         with _lock:
             _pools.pop(loop, None)
-        pool.transport.drop()
-        if pool.session is not None:
-            await pool.session.close()
+        pool.drop()
 
 
 def _sweep() -> None:
     """Drop the pools of loops that were closed without `shutdown_asyncgens()`."""
     for loop in [loop for loop in _pools if loop.is_closed()]:
-        pool = _pools.pop(loop)
-        pool.transport.drop()
-        if pool.session is not None and pool.session.connector is not None:
-            with suppress(RuntimeError):  # its loop can't be told of the end any more
-                pool.session.connector.close()
-            pool.session.detach()
+        _pools.pop(loop).drop()
 
 
 def _forget_after_fork() -> None:
@@ -258,7 +233,7 @@ def _forget_after_fork() -> None:
     global _pools, _lock
     _inherited.update(_pools)
     for pool in _pools.values():
-        pool.transport.drop()
+        pool.drop()
     _pools, _lock = {}, threading.Lock()
 
 

@@ -15,7 +15,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
-from django.core.asgi import get_asgi_application
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client, override_settings
@@ -36,6 +35,7 @@ from src.ai.models import (
 from src.ai.services import usage_csv, usage_reports
 from src.ai.services.ledger.upkeep import prune
 from src.ai.services.unified_service import UnifiedAIService
+from src.core.asgi import Handler
 from src.core.ids import uuid7
 from src.core.months import month_name, month_of
 from tests import vendor_answers as answers
@@ -626,7 +626,7 @@ async def test_under_asgi_too_it_is_read_while_it_is_sent(
         "headers": [(b"host", b"testserver"), (b"cookie", cookie.encode())],
         "server": ("testserver", 80),
     }
-    await get_asgi_application()(scope, receive, send)
+    await Handler()(scope, receive, send)
     assert events == ["200", "sent", "read", "sent", "read", "sent", "read", "sent"]
     ids = [row["id"] for row in csv.DictReader(StringIO(body.decode()))]
     assert ids == sorted((str(row.pk) for row in rows), reverse=True)

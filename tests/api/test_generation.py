@@ -649,3 +649,16 @@ def test_a_warm_call_reads_nothing_from_the_database(
         assert editor_api.post(CHAT, body).status_code == 200
     assert [query["sql"] for query in queries] == []
     assert upstream.last.headers["authorization"] == f"Bearer {PERSONAL if key == 'personal' else SHARED}"
+
+
+def test_what_is_wrong_is_said_in_each_clients_language(editor_api: APIClient) -> None:
+    wrong = {"message": "Hi", "temperature": 3, "max_tokens": 0}
+    said = [
+        [
+            error["detail"]
+            for error in editor_api.post(CHAT, wrong, headers={"Accept-Language": language}).json()["errors"]
+        ]
+        for language in ("en", "fa", "en")
+    ]
+    assert said[0] == said[2]
+    assert not {*said[0]} & {*said[1]}

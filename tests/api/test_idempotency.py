@@ -21,7 +21,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.contrib.auth.models import User
-from django.core.asgi import get_asgi_application
 from django.db import OperationalError, connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -30,6 +29,8 @@ from rest_framework.test import APIClient
 
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider, GeneratedMedia, IdempotencyKey
 from src.ai.services.idempotency import claim_key, fingerprint, prune_idempotency_keys
+from src.ai.views.on_loop import chat_on_loop
+from src.core.asgi import Handler
 from tests import vendor_answers as answers
 from tests.conftest import codes
 from tests.upstream.server import HANG, RESET, Gate, Reply, Upstream, whole
@@ -565,7 +566,7 @@ async def test_the_answer_is_kept_for_a_client_that_hung_up(editor_api: APIClien
         "path": CHAT,
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
     }
-    client = ApplicationCommunicator(get_asgi_application(), scope)
+    client = ApplicationCommunicator(Handler(chat_on_loop), scope)
     try:
         await client.send_input({"type": "http.request", "body": body})
         await asyncio.to_thread(gate.wait_until_reached)

@@ -16,7 +16,6 @@ import httpx
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.core.asgi import get_asgi_application
 from django.db import connections
 from django.test import AsyncClient
 from django.utils.translation import gettext_lazy
@@ -27,6 +26,8 @@ from src.ai.models import AdminProviderSettings, AIModel, AIProvider, Idempotenc
 from src.ai.services.ledger.writer import writer as books_writer
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views import streaming
+from src.ai.views.on_loop import chat_on_loop
+from src.core.asgi import Handler
 from tests import vendor_answers as answers
 from tests.conftest import codes
 from tests.serving import server_thread
@@ -411,7 +412,7 @@ async def test_a_reader_who_takes_nothing_and_leaves_is_let_go_at_once(
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     gc.disable()
     try:
-        await get_asgi_application()({"type": "http", "method": "POST", "path": CHAT, "headers": raw}, receive, send)
+        await Handler(chat_on_loop)({"type": "http", "method": "POST", "path": CHAT, "headers": raw}, receive, send)
         record = await asyncio.to_thread(ended)
     finally:
         gc.enable()

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from logging.handlers import QueueHandler
+from pathlib import Path
+from queue import Queue
 
 import httpx
 import openai
@@ -13,9 +18,42 @@ from django.db import connections
 from src.ai.models import AIModel, AIProvider, APIToken, UsageRecord
 from src.ai.services.ledger.writer import writer as books_writer
 from tests.serving import server_thread, wsgi_server_thread
-from tests.upstream.server import Upstream
+from tests.upstream.server import Reply, Upstream
 
 KEY = "sk-0123456789abcdef"
+SAMPLES = Path(__file__).parent / "samples"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+@dataclass(frozen=True)
+class Vendor:
+    """Where a vendor's rows point to, and where it is then asked."""
+
+    slug: str
+    base: str
+    chat: str
+    model: str
+
+
+VENDORS = [
+    Vendor("openai", "/v1", "/v1/chat/completions", "gpt-6-luna"),
+    Vendor("gemini", "/v1beta", "/v1beta/openai/chat/completions", "gemini-3.8-flash"),
+    Vendor("groq", "/openai/v1", "/openai/v1/chat/completions", "openai/gpt-oss-120b"),
+    Vendor("huggingface", "/v1", "/v1/chat/completions", "Qwen/Qwen3.8-27B:fastest"),
+    Vendor("deepseek", "", "/chat/completions", "deepseek-flash"),
+    Vendor("openrouter", "/api/v1", "/api/v1/chat/completions", "openai/gpt-oss-120b:free"),
+]
+
+
+def sample(name: str) -> bytes:
+    """A stream as a vendor's live service sent it, or its documentation shows it."""
+    return (SAMPLES / f"{name}.sse").read_bytes()
+
+
+def in_pieces(content: bytes, size: int) -> Reply:
+    """A stream that comes in pieces of so many bytes."""
+    pieces = [content[at : at + size] for at in range(0, len(content), size)]
+    return Reply(200, pieces, {"content-type": "text/event-stream"})
 
 
 @pytest.fixture
@@ -29,6 +67,26 @@ def chat_model(provider: AIProvider, make_model: Callable[..., AIModel]) -> AIMo
     return make_model(provider, "chat", model_id="gpt-6-luna", pricing_input=0, pricing_output=1_000_000)
 
 
+@pytest.fixture(params=VENDORS, ids=lambda vendor: vendor.slug)
+def vendor(
+    request: pytest.FixtureRequest,
+    transactional_db: None,
+    upstream: Upstream,
+    make_provider: Callable[..., AIProvider],
+    make_model: Callable[..., AIModel],
+) -> Vendor:
+    """Each of the six in turn, with one model for chat."""
+    vendor: Vendor = request.param
+    row = make_provider(
+        vendor.slug,
+        api_base_url=f"{upstream.url}{vendor.base}",
+        shared_api_key=KEY,
+        allow_shared_for_normal_admins=True,
+    )
+    make_model(row, "chat", model_id=vendor.model, pricing_input=0, pricing_output=1_000_000)
+    return vendor
+
+
 @pytest.fixture
 def token(transactional_db: None, editor: User) -> str:
     _stored, token = APIToken.objects.create(user=editor, name="tests")
@@ -36,9 +94,15 @@ def token(transactional_db: None, editor: User) -> str:
 
 
 @pytest.fixture(params=["asgi", "wsgi"])
-def site(request: pytest.FixtureRequest, transactional_db: None) -> Iterator[str]:
-    """The URL of the site; each test runs once for each door."""
-    with server_thread() if request.param == "asgi" else wsgi_server_thread() as url:
+def door(request: pytest.FixtureRequest) -> str:
+    """By which a test comes in; each test runs once for each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def site(door: str, transactional_db: None) -> Iterator[str]:
+    """The URL of the site."""
+    with server_thread() if door == "asgi" else wsgi_server_thread() as url:
         yield url
     connections.close_all()
 
@@ -59,11 +123,19 @@ def client(site: str, token: str) -> Iterator[openai.OpenAI]:
 
 
 @pytest.fixture
-def settled() -> Callable[[], UsageRecord]:
-    """The record of the one call that was made, as it is at its end."""
+def settled() -> Iterator[Callable[[], UsageRecord]]:
+    """The record of the one call that was made, once it has ended: that may be after its client has all of it."""
+    lines: Queue[logging.LogRecord] = Queue()
+    handler = QueueHandler(lines)
+    calls = logging.getLogger("src.ai.calls")
+    calls.addHandler(handler)
+    calls.setLevel(logging.INFO)
 
     def wait() -> UsageRecord:
+        lines.get(timeout=10)
         assert books_writer.drain(10)
         return UsageRecord.objects.get()
 
-    return wait
+    yield wait
+    calls.removeHandler(handler)
+    calls.setLevel(logging.NOTSET)

@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from src.ai.models import AdminProviderSettings, AIModel, AIProvider, APIToken
+from src.ai.models import AdminProviderSettings, AIModel, AIProvider, APIToken, UsagePeriod
 from src.core.months import month_of
 from tests import vendor_answers as answers
 from tests.ledger import books
@@ -67,6 +67,28 @@ def test_exactly_as_many_as_have_room_reach_the_vendor(
             assert all(left <= seconds <= left + WAIT for seconds in told)
     books.assert_true()
     assert {books.period(admin=admin.pk).requests for admin in admins} == {ROOM}
+
+
+def test_a_tokens_budget_is_held_to_by_all_processes(
+    superuser: User, provider: AIProvider, model: AIModel, upstream: Upstream, processes: Processes
+) -> None:
+    """Each of its callers with another process than the one before; the admin's other token is not their concern."""
+    budget = Decimal(ROOM * TOKENS + TOKENS - 1) / 1_000_000
+    with listening() as (one, port), listening() as (other, other_port), ThreadPoolExecutor(CALLERS) as clients:
+        processes.serve(one)
+        processes.serve(other)
+        for _ in range(ROUNDS // 10):
+            asked, start = len(upstream.requests), Barrier(CALLERS)
+            stored, token = APIToken.objects.create(user=superuser, name="race", monthly_budget=budget)
+            places = [Client((port, other_port)[number % 2], str(token)) for number in range(CALLERS)]
+            outcomes = list(clients.map(chat_over_http, places, [start] * CALLERS))
+            codes = Counter(outcome.get("code", "served") for outcome in outcomes)
+            assert codes == {"served": ROOM, "budget_exhausted": CALLERS - ROOM}
+            assert len(upstream.requests) - asked == ROOM
+            spent = books.period(UsagePeriod.Scope.TOKEN, token=stored.token_key)
+            assert (spent.requests, spent.held_requests, spent.held_cost) == (ROOM, 0, 0)
+            assert budget - TOKENS / Decimal(1_000_000) < spent.cost <= budget
+    books.assert_true()
 
 
 def test_who_is_refused_learns_so_while_the_others_are_served(

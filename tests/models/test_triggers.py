@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -10,8 +11,9 @@ from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection, models
 from django.test.utils import isolate_apps
+from django.utils import timezone
 
-from src.ai.models import ConfigStamp, api_token
+from src.ai.models import APIToken, ConfigStamp, api_token
 from src.ai.models.triggers import install_triggers
 
 
@@ -61,6 +63,26 @@ def test_a_user_model_without_staff_is_left_alone(db: None, monkeypatch: pytest.
     monkeypatch.setattr(api_token, "get_user_model", lambda: Person)
     install_triggers()
     assert triggers_of("auth_user") == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"capabilities": ["chat"]},
+        {"models": ["openai/*"]},
+        {"requests_per_minute": 1},
+        {"concurrent_requests": 1},
+        {"monthly_budget": 1},
+        {"expiry": None},
+    ],
+)
+def test_a_change_of_a_tokens_rules_makes_a_new_stamp(change: dict[str, Any], editor: User) -> None:
+    APIToken.objects.create(user=editor, name="ci")
+    before = ConfigStamp.objects.get().value
+    APIToken.objects.update(last_used_at=timezone.now())
+    assert ConfigStamp.objects.get().value == before
+    APIToken.objects.update(**change)
+    assert ConfigStamp.objects.get().value != before
 
 
 @pytest.mark.postgres

@@ -123,8 +123,8 @@ def test_keywords_may_be_one_text_with_commas(editor: User, upstream: Upstream) 
 
 
 def test_wrong_set_up_is_a_value_error(editor: User, provider: AIProvider) -> None:
-    with pytest.raises(ValueError, match="no AI model with id 999"):
-        UnifiedAIService.chat(message="Hi", admin=editor, model_id=999)
+    with pytest.raises(ValueError, match="no AI model with id 999999999"):
+        UnifiedAIService.chat(message="Hi", admin=editor, model_id=999_999_999)
     AIModel.objects.update(is_active=False)
     with pytest.raises(ValueError, match="No active model found for provider 'openai'") as error:
         UnifiedAIService.chat(message="Hi", admin=editor, provider_slug="openai")

@@ -51,6 +51,13 @@ LIFETIMES = [
 RULES = ("capabilities", "models", "requests_per_minute", "concurrent_requests", "monthly_budget")
 
 
+class ModelsSelect(FilteredSelectMultiple):
+    """In a box of its own: its script puts it first where it stands, which would be before the label."""
+
+    def render(self, *args: Any, **kwargs: Any) -> SafeString:
+        return format_html('<div class="related-widget-wrapper">{}</div>', super().render(*args, **kwargs))
+
+
 class TokenForm(ModelForm[APIToken]):
     """What is chosen of a new token, and all but its life of one that there is."""
 
@@ -71,7 +78,7 @@ class TokenForm(ModelForm[APIToken]):
     models = forms.MultipleChoiceField(
         label=_("Models"),
         required=False,
-        widget=FilteredSelectMultiple(_("models"), is_stacked=False),
+        widget=ModelsSelect(_("models"), is_stacked=False),
         help_text=_("None chosen: all. “provider/*” stands for all of a provider's models, later ones too."),
     )
 

@@ -95,6 +95,7 @@ GATEWAY_ERRORS: Messages = {
     "invalid_body": _("The body can't be read: {reason}"),
     "body_too_large": _("The body is larger than {limit} bytes. Send a smaller one, such as smaller images."),
     "body_timeout": _("The body did not arrive within {seconds} seconds. Send the request again."),
+    "body_incomplete": _("The connection was closed before the whole body had come."),
     "no_such_model": _(
         "There is no active model '{model}'. GET /v1/models lists those that you may use; 'chat', 'content', 'image', "
         "'audio' and 'embedding' stand for whichever is active."

@@ -104,11 +104,16 @@ class APIToken(AbstractAuthToken):  # type: ignore[misc]  # knox ships no types
     def is_expired(self) -> bool:
         return self.expiry is not None and self.expiry <= timezone.now()
 
+    @property
+    def use_is_to_be_noted(self) -> bool:
+        """Whether a minute has passed since its use was noted."""
+        return self.last_used_at is None or timezone.now() - self.last_used_at >= LAST_USE_PRECISION
+
     def record_use(self) -> bool:
         """Note that the token was used now, to the minute, unless another process has; whether it was time to."""
-        now = timezone.now()
-        if self.last_used_at is not None and now - self.last_used_at < LAST_USE_PRECISION:
+        if not self.use_is_to_be_noted:
             return False
+        now = timezone.now()
         unnoted = Q(last_used_at=None) | Q(last_used_at__lte=now - LAST_USE_PRECISION)
         with bookkeeping():
             type(self).objects.filter(unnoted, pk=self.pk).update(last_used_at=now)

@@ -53,6 +53,7 @@ class BaseProvider(ABC):
     """
 
     requires_api_key: ClassVar[bool] = True
+    speaks_wav: ClassVar[bool] = False  # and nothing else: other formats are refused before anything is made
     public_model_list: ClassVar[bool] = False  # `get_available_models` works without a key
     config_types: ClassVar[Mapping[str, ConfigType]] = {}
     # The service puts its own here. A provider that does not tell it of its requests is taken to make one a call.

@@ -172,6 +172,17 @@ def invalid_response(call: Call, reason: str) -> ProviderInvalidResponse:
     )
 
 
+def without_key(text: str, api_key: str) -> str:
+    """The text without the key, and without what a vendor shows of it around stars."""
+
+    def mask(found: re.Match[str]) -> str:
+        head, tail = found[0].split("*", 1)[0], found[0].rsplit("*", 1)[1]
+        shows = (head and api_key.startswith(head)) or (tail and api_key.endswith(tail))
+        return MASK if api_key and shows else found[0]
+
+    return _STARRED.sub(mask, scrub(text, api_key))
+
+
 # -- classification ----------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ class GeminiProvider(HTTPVendor):
     """Gemini and Gemma by `generateContent`, and any server that speaks it, by `base_url`."""
 
     default_base_url = "https://generativelanguage.googleapis.com/v1beta"
+    speaks_wav = True
     default_models: ClassVar[Mapping[str, str]] = {
         "chat": "gemini-3.8-flash",
         "image": "gemini-3.1-flash-image",

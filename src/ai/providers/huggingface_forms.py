@@ -279,7 +279,10 @@ def prepare_embeddings(fields: Fields) -> None:
     Raises:
         InvalidRequest: the input is tokens, which only OpenAI's own models share.
     """
-    asked = to_value(fields["input"]) if "input" in fields else None
+    try:
+        asked = to_value(fields["input"]) if "input" in fields else None
+    except (ValueError, RecursionError):
+        asked = None
     texts = [asked] if isinstance(asked, str) else asked
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise InvalidRequest(reason=_("'input' must be a text or a list of texts for this model."), attr="input")

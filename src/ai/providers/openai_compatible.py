@@ -297,18 +297,15 @@ class OpenAICompatible(HTTPVendor):
             return await super()._open(ask, limits)  # the SDK would put its stand-in for a key
         base_url = self._checked_base_url()
         sdk = await http.shared(self._sdk_key(base_url), lambda client: self._build_sdk(base_url, client))
-        options: dict[str, Any] = {
-            "headers": headers,
-            "timeout": limits.httpx(),
-        }
+        # What is not named here the SDK fills in by copying its defaults, and a path it parses twice.
+        options: dict[str, Any] = {"headers": headers, "timeout": limits.httpx(), "max_retries": 0, "params": {}}
+        url = ask.path if "://" in ask.path else f"{base_url}{ask.path}"
         if ask.params:
             options["params"] = dict(ask.params)
         body = {} if ask.body is None else {"body": dict(ask.body)}
         send = sdk.get if ask.body is None else sdk.post
         try:
-            response: httpx.Response = await send(
-                ask.path, cast_to=httpx.Response, options=options, stream=True, **body
-            )
+            response: httpx.Response = await send(url, cast_to=httpx.Response, options=options, stream=True, **body)
         except Exception as error:
             refused = getattr(error, "response", None)
             if not isinstance(refused, httpx.Response):

@@ -11,7 +11,7 @@ from src.ai.providers import errors
 from src.ai.providers.media_bytes import decode_image, media_type, playable
 from src.ai.providers.openai_compatible import OpenAICompatible
 from src.ai.providers.openai_format import find_usage, parse_decimal, parse_usage
-from src.ai.providers.passthrough import IMAGES, SPEECH, Fields, to_raw, to_value
+from src.ai.providers.passthrough import IMAGES, SPEECH, Fields, text_in, to_raw
 from src.ai.providers.vendor import MEDIA_LIMIT, Answer, Ask
 from src.ai.results import Media, ResultInfo, Usage
 
@@ -35,10 +35,10 @@ class OpenAIImages(OpenAICompatible):
 
     def _in_newer_words(self, model: str, fields: Fields, names: Sequence[str]) -> None:
         """Say what DALL·E's fields `names` ask for as the model takes it; images come in base64 whatever is asked."""
-        prompt = to_value(fields["prompt"]) if "prompt" in fields else None
-        if not isinstance(prompt, str):
+        prompt = text_in(fields, "prompt")
+        if prompt is None:
             return
-        asked = {name: to_value(fields[name]) for name in names if name in fields}
+        asked = {name: text_in(fields, name) for name in names}
         body, _ = self.build_image(model, prompt, asked)
         fields.pop("response_format", None)
         fields.pop("style", None)

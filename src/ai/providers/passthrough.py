@@ -49,6 +49,15 @@ def to_value(raw: msgspec.Raw) -> Any:
     return msgspec.json.decode(raw)
 
 
+def text_in(fields: Fields, name: str) -> str | None:
+    """A field's text; None where it is absent or something else, which is for the vendor to judge."""
+    try:
+        value = to_value(fields[name]) if name in fields else None
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return value if isinstance(value, str) else None
+
+
 def encode(fields: Fields) -> bytes:
     """The body with these fields."""
     return _encoder.encode(fields)

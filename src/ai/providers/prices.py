@@ -14,7 +14,7 @@ FREE = Decimal(0)
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US$ per 1M tokens at this moment, and the window in tokens. `None` is unknown, zero is free."""
+    """US$ per 1M tokens today, outside of peak hours, and the window in tokens. `None` is unknown, zero is free."""
 
     input: Decimal | None = None
     output: Decimal | None = None
@@ -42,7 +42,9 @@ def find_price(model_id: str, provider_id: str) -> Price:
         _, model = get_snapshot().find_provider_model(model_id, None, provider_id, None)
     except LookupError:
         return UNKNOWN
-    price = model.get_prices(datetime.now(UTC))
+    # At night: DeepSeek's price doubles from 1 to 4 and from 6 to 10 UTC (api-docs.deepseek.com, 2026-11), and a list
+    # of prices must not depend on the hour at which it was asked for.
+    price = model.get_prices(datetime.now(UTC).replace(hour=0))
     units = [value for value in vars(price).values() if value is not None]
     return Price(
         input=_base(price.input_mtok) if units else FREE,

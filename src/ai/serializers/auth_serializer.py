@@ -56,7 +56,9 @@ class TokenSerializer(StrictFieldsMixin, serializers.ModelSerializer[APIToken]):
         validators=[validate_token_models],
         help_text=_("Each as “provider-slug/model-id”, or “provider-slug/*” for all of a provider. Empty: all."),
     )
-    token = serializers.CharField(read_only=True, default=None, help_text=_("Shown once, when it is created."))
+    token = serializers.CharField(
+        read_only=True, default=None, allow_null=True, help_text=_("Shown once, when it is created.")
+    )
 
     class Meta:
         model = APIToken

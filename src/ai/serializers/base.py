@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from django.utils.translation import gettext_lazy as _
@@ -10,6 +11,16 @@ from rest_framework import serializers
 
 from src.ai.models import AIProvider
 from src.ai.results import ResultInfo
+
+
+@cache
+def shared(serializer_class: type[serializers.Serializer[Any]]) -> serializers.Serializer[Any]:
+    """One serializer of this class for all requests, as making its fields costs more than they do.
+
+    For `to_representation`, and for `run_validation` as far as that succeeds: what its errors say is in the language of
+    whoever met them first.
+    """
+    return serializer_class()
 
 
 class StrictFieldsMixin:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-
-from django.utils import timezone
+from datetime import UTC, datetime
 
 from src.ai.models import UsagePeriod
 from src.ai.services.ledger.entries import Standing
@@ -25,5 +24,5 @@ def limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
         if limit.budget is not None:
             headers["X-AI-Budget"] = f"{limit.budget:f}"
             headers["X-AI-Budget-Remaining"] = f"{standing.budget_left:f}"
-        headers["X-AI-Limit-Reset"] = str(math.ceil((month_of().end - timezone.now()).total_seconds()))
+        headers["X-AI-Limit-Reset"] = str(math.ceil((month_of().end - datetime.now(UTC)).total_seconds()))
     return headers

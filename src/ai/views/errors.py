@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.db import DataError, IntegrityError
 from django.utils.translation import gettext_lazy as _
 from drf_standardized_errors import handler
@@ -24,6 +25,8 @@ class ExceptionHandler(handler.ExceptionHandler):
             return _answer(409, _("Another request got in between. Try again."), "conflict")
         if isinstance(exc, DataError):
             return exceptions.ValidationError(_("A value does not fit: it is too long, or holds a null character."))
+        if isinstance(exc, RequestDataTooBig):
+            return _answer(413, _("The body is too large."), "body_too_large")
         if isinstance(exc, exceptions.ValidationError) and set(_codes(exc.get_codes())) == {"unique"}:
             exc.status_code = 409
         if not isinstance(exc, AIError):

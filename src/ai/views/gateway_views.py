@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from time import monotonic
+from typing import Final
 
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 
-from src.ai.exceptions import BodyTooLarge
+from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
 from src.ai.services.gateway import api
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.wire import Headers, Request
 from src.core.loop import Errands, io_loop
 from src.core.request_id import current_request_id
+
+PIECE: Final = 64 * 1024  # bytes of a body that are waited for at a time
 
 
 @csrf_exempt
@@ -29,6 +33,8 @@ class ThreadResponder:
 
     def __init__(self, request: HttpRequest, path: str) -> None:
         self.left = False
+        self.has_begun = False
+        self._is_broken_off = False
         self._errands = Errands()
         self._head: tuple[int, Headers] | None = None
         self._pieces: deque[bytes] = deque()
@@ -70,6 +76,8 @@ class ThreadResponder:
         """The next piece."""
         while not self._pieces:
             if not self._errands.run_next():
+                if self._is_broken_off:
+                    raise BrokenPipeError("The answer was broken off")
                 raise StopIteration
         return self._pieces.popleft()
 
@@ -87,18 +95,27 @@ class ThreadResponder:
     # -- what the gateway calls, on its loop -----------------------------------------------------------------------
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
-        self._is_whole = True
+        self.has_begun = self._is_whole = True
         await self._errands.ask(lambda: self._begin(status, headers, body))
 
     async def begin(self, status: int, headers: Headers, when_left: Callable[[], object]) -> None:
+        self.has_begun = True
         self._when_left = when_left
-        await self._errands.ask(lambda: self._begin(status, headers))
+        # Some servers would keep a connection on which less has come than was promised.
+        open_ended = [(name, value) for name, value in headers if name != b"content-length"]
+        await self._errands.ask(lambda: self._begin(status, open_ended))
+
+    def watch(self, when_left: Callable[[], object]) -> None:
+        """WSGI does not tell."""
 
     async def write(self, piece: bytes) -> None:
         await self._errands.ask(lambda: self._pieces.append(piece))
 
     async def end(self) -> None:
         """The end of the call is the end of the answer."""
+
+    def break_off(self) -> None:
+        self._is_broken_off = True
 
     def _begin(self, status: int, headers: Headers, body: bytes = b"") -> None:
         self._head = (status, headers)
@@ -111,13 +128,27 @@ def _headers(request: HttpRequest) -> dict[bytes, bytes]:
 
 
 def _read_body(request: HttpRequest) -> bytes:
-    """The whole body. How long it may take is for the WSGI server to say.
+    """The whole body. How long a client may be silent is for the WSGI server to say.
 
     Raises:
-        BodyTooLarge: it is larger than `AI_GATEWAY_BODY_LIMIT`.
+        BodyTooLarge, BodyTimeout, BodyIncomplete: it is too large, or too slow, or the client has left within it.
     """
     limit = options().body_limit
-    body: bytes = request.read(limit + 1)
-    if len(body) > limit:
+    announced = request.headers.get("Content-Length", "")
+    length = int(announced[:20]) if announced.isdigit() else 0
+    if length > limit:
         raise BodyTooLarge(limit=limit)
+    seconds = options().body_timeout
+    last = monotonic() + seconds
+    parts: list[bytes] = []
+    try:
+        while part := request.read(PIECE):
+            parts.append(part)
+            if monotonic() > last:
+                raise BodyTimeout(seconds=seconds)
+    except UnreadablePostError as error:
+        raise BodyIncomplete() from error
+    body = b"".join(parts)
+    if len(body) < length:
+        raise BodyIncomplete()
     return body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar, cast
 
 from django.contrib.auth.models import AbstractUser
@@ -12,10 +13,12 @@ from django_filters import FilterSet
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.decorators import action
+from rest_framework.exceptions import ValidationError
 from rest_framework.permissions import IsAdminUser
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import Serializer
 from rest_framework.settings import api_settings
 from rest_framework.viewsets import GenericViewSet
 
@@ -24,6 +27,7 @@ from src.ai.providers.base import OPERATIONS
 from src.ai.results import Article, Media, Reply
 from src.ai.serializers.ai_provider_serializer import AvailableModelSerializer, AvailableProviderSerializer
 from src.ai.serializers.audio_generation_serializer import AudioGenerationResponseSerializer, AudioGenerationSerializer
+from src.ai.serializers.base import shared
 from src.ai.serializers.chat_serializer import ChatResponseSerializer, ChatSerializer
 from src.ai.serializers.content_generation_serializer import (
     ContentGenerationResponseSerializer,
@@ -41,6 +45,7 @@ from src.ai.views.filters import AvailableModelFilter
 from src.ai.views.idempotency import idempotent
 from src.ai.views.pagination import CataloguePagination
 from src.ai.views.streaming import EventStreamRenderer, StreamingMixin, or_stream
+from src.core.graceful import to_its_end
 
 R = TypeVar("R", Article, Media, Reply)
 
@@ -65,7 +70,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         made = self._told(UnifiedAIService.generate_image(admin=self._admin, **asked))
         files = self._files(request, made, GeneratedMedia.Kind.IMAGE, asked["prompt"], **keep)
         answer = {**files[0], "more": files[1:], "placeholder": made.placeholder, "info": made.info}
-        return Response(ImageGenerationResponseSerializer(answer).data)
+        return Response(shared(ImageGenerationResponseSerializer).to_representation(answer))
 
     @idempotent
     @extend_schema(request=ContentGenerationSerializer, responses=ContentGenerationResponseSerializer)
@@ -73,7 +78,9 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     def generate_content(self, request: Request) -> Response:
         """Write an article about a topic."""
         article = self._told(UnifiedAIService.generate_content(admin=self._admin, **self._validated(request)))
-        return Response(ContentGenerationResponseSerializer({**article, "info": article.info}).data)
+        return Response(
+            shared(ContentGenerationResponseSerializer).to_representation({**article, "info": article.info})
+        )
 
     @or_stream
     @idempotent
@@ -93,8 +100,16 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     )
     def send_chat(self, request: Request) -> Response:
         """Reply to a message; with `stream`, as events: `delta` (`text`) …, then `done` (as `info`) or `error`."""
-        reply = self._told(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
-        return Response(ChatResponseSerializer({"reply": reply, "info": reply.info}).data)
+        return self._replied(UnifiedAIService.chat(admin=self._admin, **self._validated(request)))
+
+    async def asend_chat(self, request: Request) -> HttpResponseBase:
+        """The asynchronous twin of `send_chat`, without `Idempotency-Key`. As there, who leaves ends streams alone."""
+        asked = self._validated(request)
+        if not self.wants_stream(request):
+            return self._replied(await to_its_end(UnifiedAIService.achat(admin=self._admin, **asked)))
+        response, info = await self.astream_chat(admin=self._admin, **asked)
+        self._standings = info.standings
+        return response
 
     @idempotent
     @extend_schema(request=AudioGenerationSerializer, responses=AudioGenerationResponseSerializer)
@@ -109,7 +124,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
             "placeholder": made.placeholder,
             "info": made.info,
         }
-        return Response(AudioGenerationResponseSerializer(answer).data)
+        return Response(shared(AudioGenerationResponseSerializer).to_representation(answer))
 
     @extend_schema(
         operation_id="ai_available_models_list",
@@ -161,8 +176,13 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Answer on behalf of whoever sends the request."""
-        with calling(Caller(shares_connections=True)):
+        with self.calling():
             return super().dispatch(request, *args, **kwargs)
+
+    @staticmethod
+    def calling() -> AbstractContextManager[None]:
+        """What runs inside calls as whoever sends the request."""
+        return calling(Caller(shares_connections=True))
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Once it is known who that is, the books may know it too."""
@@ -176,6 +196,10 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
             response[name] = value
         return super().finalize_response(request, response, *args, **kwargs)
 
+    def _replied(self, reply: Reply) -> Response:
+        self._told(reply)
+        return Response(shared(ChatResponseSerializer).to_representation({"reply": reply, "info": reply.info}))
+
     def _told(self, result: R) -> R:
         """The result, after its headers are taken from it."""
         self._standings = result.info.standings
@@ -186,6 +210,8 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
         return cast(AbstractUser, self.request.user)  # the permission lets nobody else in
 
     def _validated(self, request: Request) -> dict[str, Any]:
+        with suppress(ValidationError):
+            return dict(shared(cast(type[Serializer[Any]], self.get_serializer_class())).run_validation(request.data))
         serializer = self.get_serializer(data=request.data)
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)

@@ -26,7 +26,7 @@ from rest_framework.views import APIView
 
 from src.ai.exceptions import IdempotencyKeyWithStream
 from src.ai.results import ReplyIterator, ReplyStream, ResultInfo
-from src.ai.serializers.base import ResultInfoSerializer
+from src.ai.serializers.base import ResultInfoSerializer, shared
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.views.idempotency import HEADER as IDEMPOTENCY_KEY
 
@@ -99,12 +99,16 @@ class StreamingMixin(APIView):
         An ASGI server runs the vendor's stream on its own loop: no thread stands between the two.
         """
         if isinstance(request._request, ASGIRequest):
-            astream = UnifiedAIService.astream_chat(**asked)
-            first = async_to_sync(astream.__anext__)()
-            return EventStream(self._aevents(astream, first), async_to_sync(astream.aclose)), astream.info
+            return async_to_sync(self.astream_chat)(**asked)
         stream = UnifiedAIService.stream_chat(**asked)
         first = next(stream)
         return EventStream(self._events(stream, first), stream.close), stream.info
+
+    async def astream_chat(self, **asked: Any) -> tuple[StreamingHttpResponse, ResultInfo]:
+        """The asynchronous twin of `stream_chat`."""
+        stream = UnifiedAIService.astream_chat(**asked)
+        first = await anext(stream)
+        return EventStream(self._aevents(stream, first), async_to_sync(stream.aclose)), stream.info
 
     async def _aevents(self, stream: ReplyStream, first: str) -> AsyncIterator[bytes]:
         async with aclosing(stream):
@@ -156,7 +160,7 @@ def _delta(text: str) -> bytes:
 
 
 def _done(info: ResultInfo) -> bytes:
-    return _event("done", ResultInfoSerializer(info).data)
+    return _event("done", shared(ResultInfoSerializer).to_representation(info))
 
 
 def _event(name: str, data: Any) -> bytes:

@@ -116,14 +116,17 @@ class Freshness:
         self._believe(_Known(stamp, read_at, test))
         return stamp
 
-    def believed(self) -> str | None:
-        """The stamp, where it is known without a query: for a loop, which waits for no database. None says nothing."""
+    def believed(self, *, alone: bool = False) -> str | None:
+        """The stamp, where it is known without a query: for a loop, which waits for no database. None says nothing.
+
+        `alone` says that the caller knows to be in no transaction.
+        """
         if self._written:
             self._look_after_writers()
         known = self._known
         if known is None or known.test is not None or self._written or monotonic() - known.read_at >= BELIEVED_FOR:
             return None
-        if any(map(_in_transaction_of_its_own, open_connections())):
+        if not alone and any(map(_in_transaction_of_its_own, open_connections())):
             return None
         return known.stamp
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import unquote
 
 from django.utils.translation import gettext as _
 
-from src.ai.exceptions import AIError, HTTPSRequired, InvalidRequest, MethodNotAllowed, NoSuchModel, UnknownURL
+from src.ai.exceptions import (
+    AIError,
+    HTTPSRequired,
+    InvalidRequest,
+    MethodNotAllowed,
+    NoSuchModel,
+    UnknownURL,
+)
 from src.ai.models import AIModel
 from src.ai.providers.passthrough import IMAGES, Fields
 from src.ai.services.caller import Caller, calling
@@ -18,10 +23,10 @@ from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.bodies import is_list, read_field, read_fields
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.passing import Passage
-from src.ai.services.gateway.routing import CAPABILITIES, find_target, model_name, usable_models
+from src.ai.services.gateway.routing import CAPABILITIES, NAME_SHOWN, find_target, model_name, usable_models
 from src.ai.services.gateway.sessions import Session, open_session
 from src.ai.services.gateway.translating import translate
-from src.ai.services.gateway.wire import JSON, Request, Responder, error_answer, server_error
+from src.ai.services.gateway.wire import JSON, ErrorAnswer, Request, Responder, error_answer, server_error, to_json
 from src.core.database import lend_connections
 
 logger = logging.getLogger(__name__)
@@ -42,11 +47,16 @@ async def answer(request: Request, responder: Responder) -> None:
     try:
         await _answer(request, responder)
     except AIError as error:
-        refused = error_answer(error, request)
-        await responder.send(refused.status, refused.headers, refused.body)
+        await _refuse(responder, error_answer(error, request))
     except Exception:
         logger.exception("A request to the gateway failed", extra={"path": request.path})
-        refused = server_error()
+        await _refuse(responder, server_error())
+
+
+async def _refuse(responder: Responder, refused: ErrorAnswer) -> None:
+    if responder.has_begun:
+        responder.break_off()
+    else:
         await responder.send(refused.status, refused.headers, refused.body)
 
 
@@ -67,7 +77,7 @@ async def _answer(request: Request, responder: Responder) -> None:
         await _send(responder, {"object": "list", "data": [_describe(model) for model in models]})
     elif endpoint.startswith(f"{MODELS}/"):
         _check_method(request, "GET")
-        name = unquote(endpoint.removeprefix(f"{MODELS}/"))
+        name = endpoint.removeprefix(f"{MODELS}/")
         await _send(responder, _describe(_find(await _usable(session, request), name)))
     else:
         raise UnknownURL(method=request.method, path=f"{PREFIX}/{endpoint}")
@@ -83,10 +93,12 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
     if not name:
         raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
     target = await find_target(session, endpoint, name, request)
-    if target.route is None:
+    if target.route is None or target.goes_to is None:
         await translate(session, target, fields, request, responder)
     else:
-        await Passage(session, target, target.route, fields, request, responder, len(body)).run()
+        passage = Passage(session, target, target.route, target.goes_to, fields, request, responder, len(body))
+        del body, fields  # they may be megabytes, and an answer may take minutes
+        await passage.run()
 
 
 def _check_required(endpoint: str, fields: Fields) -> None:
@@ -125,7 +137,7 @@ def _usable_in_thread(session: Session) -> list[AIModel]:
 def _find(models: list[AIModel], name: str) -> AIModel:
     found = [model for model in models if name in (model_name(model), model.model_id)]
     if not found:
-        raise NoSuchModel(model=name, attr="model")
+        raise NoSuchModel(model=name[:NAME_SHOWN], attr="model")
     return next((model for model in found if model_name(model) == name), found[0])
 
 
@@ -135,4 +147,4 @@ def _describe(model: AIModel) -> dict[str, Any]:
 
 
 async def _send(responder: Responder, answer: Mapping[str, Any]) -> None:
-    await responder.send(200, [JSON], json.dumps(answer, ensure_ascii=False).encode())
+    await responder.send(200, [JSON], to_json(answer))

@@ -12,11 +12,14 @@ from src.ai.exceptions import InvalidBody, InvalidRequest
 from src.ai.providers.passthrough import Fields, to_value
 
 _decoder: Final = msgspec.json.Decoder(Fields)
+_PAST_FLOATS: Final = 10**300
 _WANTED: Final = {
     str: gettext_lazy("a text"),
     bool: gettext_lazy("true or false"),
     list: gettext_lazy("a list"),
+    dict: gettext_lazy("an object"),
     int: gettext_lazy("a whole number"),
+    float: gettext_lazy("a number"),
 }
 
 
@@ -46,14 +49,21 @@ def read_field(fields: Fields, name: str, kind: type, *, required: bool = False)
     Raises:
         InvalidRequest: it is of another type, or is required and absent.
     """
-    raw = fields.get(name)
-    value = None if raw is None else _value(raw, name)
+    value = read_any(fields, name)
     if value is None and not required:
         return None
+    if kind is float and isinstance(value, int) and abs(value) < _PAST_FLOATS:
+        value = float(value) if not isinstance(value, bool) else value
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         wanted = _WANTED[kind]
         raise InvalidRequest(reason=_("'{name}' must be {wanted}.").format(name=name, wanted=wanted), attr=name)
     return value
+
+
+def is_null(fields: Fields, name: str) -> bool:
+    """Whether a field is absent or null."""
+    raw = fields.get(name)
+    return raw is None or bytes(raw) == b"null"
 
 
 def is_list(raw: msgspec.Raw) -> bool:
@@ -61,8 +71,14 @@ def is_list(raw: msgspec.Raw) -> bool:
     return bytes(memoryview(raw)[:1]) == b"["
 
 
-def _value(raw: msgspec.Raw, name: str) -> Any:
+def read_any(fields: Fields, name: str) -> Any:
+    """One field's value, whatever it is; None where it is absent or null.
+
+    Raises:
+        InvalidRequest: it can't be read.
+    """
+    raw = fields.get(name)
     try:
-        return to_value(raw)
+        return None if raw is None else to_value(raw)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidRequest(reason=_("'{name}' can't be read.").format(name=name), attr=name) from error

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
-import aiohttp
 import httpx
 import msgspec
-from multidict import CIMultiDict
 
 from src.ai.exceptions import (
     AIError,
@@ -28,34 +26,45 @@ from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Field
 from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
 from src.ai.services import rates
-from src.ai.services.gateway.bodies import read_field
+from src.ai.services.gateway.bodies import is_null, read_field
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
-from src.ai.services.gateway.wire import Headers, Request, Responder, error_object, to_headers
+from src.ai.services.gateway.wire import Headers, Request, Responder, error_object, to_headers, to_json
 from src.ai.services.ledger.entries import CallFacts, Settle
-from src.ai.services.ledger.estimates import cost_at_most, longest_reply
+from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most, longest_reply
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
 from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts, somebody_listens
 from src.core import http
-from src.core.http import BodyTooLarge, Timeouts
-from src.core.secrets import scrub
+from src.core.exchange import Answer, Endpoint, RawHeaders
+from src.core.http import Timeouts
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 IMAGE_TOKENS: Final = 5000  # more than a vendor counts for an image in a message at its finest (OpenAI, 2026-11)
 _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
+STREAMED: Final = (CHAT, IMAGES)
+LONGEST_REPLY: Final = 10_000_000  # tokens
+MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
+WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
+_LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
+_MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
+_WHOLE: Final = ("application/json", "text/html")  # what no stream is sent as
 # What is between this process and the vendor, or is said by this server itself.
 _NOT_PASSED: Final = frozenset(
     {
         b"connection",
         b"keep-alive",
         b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
         b"trailer",
+        b"trailers",
         b"transfer-encoding",
         b"upgrade",
         b"content-length",
@@ -72,7 +81,7 @@ _NOT_PASSED: Final = frozenset(
     }
 )
 # The caller's headers that a vendor may want; what names an account comes with the key.
-_PASSED_ON: Final = (b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title")
+_PASSED_ON: Final = (b"user-agent", b"openai-beta", b"http-referer", b"x-title", b"x-openrouter-title")
 # What the vendor means for whoever wrote the request, and so in its own words.
 _PASSED_ERRORS: Final = (ProviderBadRequest, ProviderModelNotFound, ProviderRateLimited, ContentBlocked)
 
@@ -82,6 +91,7 @@ class Passed:
     """A vendor's error as it goes on to the caller."""
 
     status: int
+    headers: Headers
     body: bytes
 
 
@@ -93,6 +103,7 @@ class Passage:
         session: Session,
         target: Target,
         route: Route,
+        goes_to: Endpoint,
         fields: Fields,
         request: Request,
         responder: Responder,
@@ -101,16 +112,18 @@ class Passage:
         """`size` is that of the caller's body in bytes."""
         self.target = target
         self.route = route
+        self._goes_to = goes_to
         self.request = request
         self.responder = responder
-        self.is_stream = target.endpoint == CHAT and read_field(fields, "stream", bool) is True
+        self.is_stream = target.endpoint in STREAMED and read_field(fields, "stream", bool) is True
         self._rules = session.rules
         self._size = size
         self._asked_usage = False
+        self._lease: rates.Lease | None = None
         self._input = fields.get("input")
         facts = self._facts(session, fields)
         self.body = self._body(fields, facts)
-        self.meter = Meter(facts, Desk(request.errands), str(target.model.provider))
+        self.meter = Meter(facts, Desk(request.errands, alone=request.is_alone), str(target.model.provider))
 
     async def run(self) -> None:
         """Reserve, ask, answer, settle.
@@ -118,37 +131,52 @@ class Passage:
         Raises:
             AIError: what went wrong before anything was answered.
         """
-        lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
+        self._lease = await rates.acquire(self._rules, self._limits.total + LEASE_MARGIN)
         try:
             await self._run()
         finally:
-            if lease is not None:
-                lease.release()
+            self._give_place_back()
+
+    def _give_place_back(self) -> None:
+        """Before the client has the end of its answer: one that asks in turn is never too many."""
+        if self._lease is not None:
+            self._lease.release()
 
     async def _run(self) -> None:
         await self.meter.aopen()
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        timer = None
+        if self.is_stream:
+            timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self.responder.watch, task.cancel)
         try:
             response = await retry.retrying(self.target.operation, self._ask)
         except BaseException as error:
             await self._fail(error)
+            if isinstance(error, asyncio.CancelledError) and self.responder.left:
+                task.uncancel()
+                return
             raise
-        try:
-            if self.is_stream and response.content_type != "application/json":
-                await self._stream(response)
-            elif self.target.endpoint == SPEECH and response.content_type != "application/json":
-                await self._pass_file(response)
-            else:
-                await self._pass_whole(response)
         finally:
-            response.release()
+            if timer is not None:
+                timer.cancel()
+        if not options().stores_texts:
+            self.body = b""  # it may be megabytes, and a stream may take minutes
+        try:
+            if not response.is_stream:
+                await self._pass_whole(response)
+            elif self.is_stream:
+                await self._stream(response)
+            else:
+                await self._pass_file(response)
+        finally:
+            response.close()
 
     # -- what goes out ---------------------------------------------------------------------------------------------
 
     def _facts(self, session: Session, fields: Fields) -> CallFacts:
         target = self.target
-        asked = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
-        replies = read_field(fields, "n", int) or 1
-        output = (asked or longest_reply(target.model)) * max(replies, 1) if target.endpoint == CHAT else 0
+        output = self._output_tokens(fields) if target.endpoint == CHAT else 0
+        held = cost_at_most(target.model, self._input_tokens(fields), output)
         return call_facts(
             model=target.model,
             admin=session.admin,
@@ -158,8 +186,16 @@ class Passage:
             operation=target.operation,
             streamed=self.is_stream,
             seconds=target.limits.total,
-            held_cost=cost_at_most(target.model, self._input_tokens(fields), output),
+            held_cost=None if held is None else min(held, LARGEST_COST),
         )
+
+    def _output_tokens(self, fields: Fields) -> int:
+        """The most that all replies together may come to. A limit that no vendor takes is none."""
+        limits = [read_field(fields, name, int) for name in _MAX_TOKENS]
+        asked = max((limit for limit in limits if limit is not None), default=0)
+        replies = read_field(fields, "n", int) or 1
+        longest = longest_reply(self.target.model)
+        return (min(asked, LONGEST_REPLY) if asked > 0 else longest) * min(max(replies, 1), MOST_REPLIES)
 
     def _input_tokens(self, fields: Fields) -> int:
         """What the request may come to: a token is at least a byte, but for images in it."""
@@ -186,76 +222,70 @@ class Passage:
 
     def _limit_reply(self, fields: Fields, facts: CallFacts) -> None:
         """Where the caller sets no limit: the configured one, else what a budget was held for."""
-        if "max_tokens" in fields or "max_completion_tokens" in fields:
+        named = self.route.max_tokens_field
+        if not is_null(fields, "max_tokens"):
+            return
+        if not is_null(fields, "max_completion_tokens"):
+            if named == "max_tokens":  # its other name may be ignored silently, as by DeepSeek (2026-11)
+                fields[named] = fields.pop("max_completion_tokens")
             return
         limit = self.target.provider.config.get("max_tokens")
         if limit is None and any(one.budget is not None for one in facts.limits):
             limit = longest_reply(self.target.model)
         if limit is not None:
-            fields[self.route.max_tokens_field] = to_raw(limit)
+            fields[named] = to_raw(limit)
 
-    async def _ask(self) -> aiohttp.ClientResponse:
-        """The vendor's answer, if it is a good one; what it says is still to be read."""
+    async def _ask(self) -> Answer:
+        """The vendor's answer, if it is a good one."""
         attempt = await self.meter.begin()
         try:
             return await self._answered()
         except BaseException as error:
-            attempt.failed(error)
+            attempt.failed(GeneratorExit() if self.responder.left else error)
             raise
 
-    async def _answered(self) -> aiohttp.ClientResponse:
-        limits, call = self._limits, self.target.call
+    async def _answered(self) -> Answer:
+        limits, target = self._limits, self.target
+        limit = MEDIA_LIMIT if target.endpoint == IMAGES else JSON_LIMIT
+        streams = self.is_stream or target.endpoint == SPEECH
         try:
-            response = await (await http.session()).post(
-                self.target.url,
-                data=self.body,
-                headers=self._headers(),
-                allow_redirects=False,
-                timeout=_as_aiohttp(limits),
+            exchanges = await http.exchanges()
+            answer = await exchanges.post(
+                self._goes_to, self.body, self._headers(), limits, limit=limit, streams=streams
             )
         except Exception as error:
-            raise errors.from_exception(call, _as_httpx(error), limits) from error
-        if 200 <= response.status < 300:
-            return response
-        try:
-            content = await _read(response, http.ERROR_BODY_LIMIT * 100)
-        except (aiohttp.ClientError, TimeoutError, BodyTooLarge):
-            content = b""  # the status says enough
-        failure = errors.from_response(call, response.status, response.headers, content)
-        raise _with_body(failure, response.status, content, call.api_key)
+            raise errors.from_exception(target.call, error, limits) from error
+        if 200 <= answer.status < 300:
+            return answer
+        content = answer.content or b""
+        failure = errors.from_response(target.call, answer.status, _named(answer.headers), content)
+        raise _with_body(failure, answer.status, self._answer_headers(answer), content, target.call.api_key)
 
     @property
     def _limits(self) -> Timeouts:
-        return self.target.streaming_limits if self.is_stream else self.target.limits
+        return self.target.streaming_limits if self.is_stream and self.target.endpoint == CHAT else self.target.limits
 
-    def _headers(self) -> CIMultiDict[str]:
-        sent, headers = self.request.headers, self.target.headers
-        if self.is_stream or any(name in sent for name in _PASSED_ON):
-            said = {name.decode("ascii"): self.request.header(name) for name in _PASSED_ON if name in sent}
-            headers = CIMultiDict({**said, **headers})
-            if self.is_stream:
-                headers["Accept"] = "text/event-stream"
-        return headers
+    def _headers(self) -> bytes:
+        """The caller's headers that go on, as lines."""
+        sent = self.request.headers
+        return b"".join([b"%b: %b\r\n" % (name, sent[name]) for name in _PASSED_ON if name in sent])
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
-    async def _pass_whole(self, response: aiohttp.ClientResponse) -> None:
+    async def _pass_whole(self, response: Answer) -> None:
         """An answer that is read before it is passed on: an error in it has a status of its own."""
         try:
-            content, info = await self._whole(response)
+            content, info = self._whole(response)
         except BaseException as error:
             await self._fail(error)
             raise
         entries = self.meter.success(info)
+        self._give_place_back()
         await self.responder.send(response.status, self._answer_headers(response), content)
         await self._settle(entries, _text_of(content) if options().stores_texts else "")
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> tuple[bytes, ResultInfo]:
-        call, endpoint = self.target.call, self.target.endpoint
-        try:
-            content = await _read(response, MEDIA_LIMIT if endpoint == IMAGES else JSON_LIMIT)
-        except Exception as error:
-            raise errors.from_exception(call, _as_httpx(error), self._limits, answered=True) from error
+    def _whole(self, response: Answer) -> tuple[bytes, ResultInfo]:
+        call, endpoint, content = self.target.call, self.target.endpoint, response.content or b""
         try:
             if self.route.read is not None:
                 content = self.route.read(content)
@@ -263,19 +293,34 @@ class Passage:
         except ValueError as error:
             raise errors.invalid_response(call, str(error) or "it is no JSON") from error
         if facts.error:
-            raise errors.from_body(call, {"error": facts.error}, response.headers)
+            raise errors.from_body(call, {"error": facts.error}, _named(response.headers))
         return content, _info(facts, endpoint)
 
-    async def _pass_file(self, response: aiohttp.ClientResponse) -> None:
+    async def _pass_file(self, response: Answer) -> None:
         """A recording, passed on as it comes."""
-        await self.responder.begin(response.status, self._answer_headers(response), response.close)
+        try:
+            first = await response.next_piece()  # what breaks before it has a status of its own
+        except Exception as error:
+            failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
+            await self._fail(failure)
+            raise failure from error
+        except BaseException as error:
+            await self._fail(error)
+            raise
+        headers = self._answer_headers(response)
+        if response.content_length is not None:  # shows the client whether it has all of it
+            headers.append((b"content-length", b"%d" % response.content_length))
+        await self.responder.begin(response.status, headers, response.close)
         spoken = read_field({"input": self._input} if self._input else {}, "input", str) or ""
-        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.headers.get("x-generation-id"))
+        info = ResultInfo(usage=Usage(characters=len(spoken)), response_id=response.header(b"x-generation-id") or None)
         entries: Sequence[Settle] = ()
         try:
-            while piece := await response.content.readany():
+            piece = first
+            while piece:
                 self.meter.first_chunk()
                 await self.responder.write(piece)
+                piece = await response.next_piece()
+            self._give_place_back()
             await self.responder.end()
             entries = self.meter.success(info)
         except asyncio.CancelledError:
@@ -283,23 +328,23 @@ class Passage:
             raise
         except Exception as error:
             if not self.responder.left:
-                failure = errors.from_exception(self.target.call, _as_httpx(error), self._limits, answered=True)
+                failure = errors.from_exception(self.target.call, error, self._limits, answered=True)
                 entries = self.meter.failure(failure, info.usage)
-                raise failure from error  # the head is gone: the server breaks the connection off
+                raise failure from error  # the head is gone: the connection is broken off
             entries = self.meter.left(info, info.usage)
         finally:
             await self._settle(entries)
 
-    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+    async def _stream(self, response: Answer) -> None:
         responder, meter = self.responder, self.meter
-        watch = StreamWatch(
-            hides_usage=self.route.stream_usage and not self._asked_usage, keeps_text=options().stores_texts
-        )
+        hides_usage = self.target.endpoint == CHAT and self.route.stream_usage and not self._asked_usage
+        watch = StreamWatch(hides_usage=hides_usage, keeps_text=options().stores_texts)
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
         alive = _KeepAlive(responder, watch)
         entries: Sequence[Settle] = ()
         try:
             failure = await self._pump(response, watch, alive)
+            self._give_place_back()
             if failure is None:
                 entries = meter.success(watch.info)
                 await responder.end()
@@ -315,23 +360,23 @@ class Passage:
             raise
         finally:
             alive.stop()
-            response.close()
             await self._settle(entries, watch.text)
 
-    async def _pump(
-        self, response: aiohttp.ClientResponse, watch: StreamWatch, alive: _KeepAlive
-    ) -> ProviderError | None:
+    async def _pump(self, response: Answer, watch: StreamWatch, alive: _KeepAlive) -> ProviderError | None:
         """Pass on whatever comes; what went wrong, if something did."""
-        content, write, call = response.content, self.responder.write, self.target.call
+        write, call = self.responder.write, self.target.call
         try:
-            while piece := await content.readany():
+            while piece := await response.next_piece():
                 alive.something_came()
                 self.meter.first_chunk()
                 if passed := watch.feed(piece):
+                    if passed.endswith(_LAST):
+                        self._give_place_back()
                     await write(passed)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            watch.finish()
-            cause = errors.from_exception(call, _as_httpx(error), self._limits, answered=True)
+        except (httpx.TransportError, TimeoutError) as error:
+            if rest := watch.finish():
+                await write(rest)
+            cause = errors.from_exception(call, error, self._limits, answered=True)
             return interrupted(call, cause if isinstance(cause, ProviderError) else str(cause))
         if rest := watch.finish():
             await write(rest)
@@ -341,8 +386,8 @@ class Passage:
             return interrupted(call, "the connection was closed before the end of the reply.")
         return None
 
-    def _answer_headers(self, response: aiohttp.ClientResponse) -> Headers:
-        passed = [(name, value) for raw, value in response.raw_headers if (name := _passed_as(raw))]
+    def _answer_headers(self, response: Answer) -> Headers:
+        passed = [(name, value) for raw, value in response.headers if (name := _passed_as(raw))]
         return passed + to_headers(limit_headers(self.meter.standings))
 
     # -- the books -------------------------------------------------------------------------------------------------
@@ -383,6 +428,8 @@ class _KeepAlive:
 
     def stop(self) -> None:
         self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
 
     def _look(self) -> None:
         silent = self._loop.time() - self._last
@@ -393,6 +440,8 @@ class _KeepAlive:
         self._timer = self._loop.call_later(KEEP_ALIVE_AFTER - silent, self._look)
 
     async def _write(self) -> None:
+        if not self._watch.is_whole:
+            return  # something has come meanwhile
         with suppress(OSError):
             await self._responder.write(KEEP_ALIVE)
 
@@ -409,20 +458,8 @@ def _passed_as(name: bytes) -> bytes:
 # -- pieces ------------------------------------------------------------------------------------------------------------
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Raises `BodyTooLarge`."""
-    length = response.content_length
-    if length is not None and length <= limit:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    while piece := await response.content.readany():
-        size += len(piece)
-        if size > limit:
-            response.close()
-            raise BodyTooLarge(limit)
-        parts.append(piece)
-    return b"".join(parts)
+def _named(headers: RawHeaders) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}
 
 
 def _info(facts: Facts, endpoint: str) -> ResultInfo:
@@ -439,10 +476,10 @@ def _text_of(content: bytes) -> str:
 
 
 def _error_event(error: AIError) -> bytes:
-    return b"data: " + msgspec.json.encode({"error": error_object(error)}) + b"\n\n"
+    return b"data: " + to_json({"error": error_object(error)}) + b"\n\n"
 
 
-def _with_body(error: ProviderError, status: int, content: bytes, api_key: str) -> ProviderError:
+def _with_body(error: ProviderError, status: int, headers: Headers, content: bytes, api_key: str) -> ProviderError:
     """The error with the vendor's own body, where the caller may see it and it has OpenAI's form."""
     if not isinstance(error, _PASSED_ERRORS):
         return error
@@ -451,25 +488,6 @@ def _with_body(error: ProviderError, status: int, content: bytes, api_key: str) 
         if isinstance(data, dict) and isinstance(data.get("error"), dict) and "message" in data["error"]:
             told = {"type": None, "param": None, "code": None, **data["error"]}
             told["message"] = error.facts.get("reason", told["message"])
-            body = scrub(msgspec.json.encode({**data, "error": told}).decode(), api_key)
-            error.facts["passed_on"] = Passed(status, body.encode())
-    return error
-
-
-def _as_aiohttp(limits: Timeouts) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect, sock_read=limits.first_byte)
-
-
-def _as_httpx(error: Exception) -> Exception:
-    """The same failure of the transport by the name that `errors` knows."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return httpx.ConnectTimeout(str(error))
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return httpx.ReadTimeout(str(error))
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return httpx.ConnectError(str(error))
-    if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return httpx.ReadError("the connection was closed before the answer was complete")
-    if isinstance(error, aiohttp.ClientError):
-        return httpx.RemoteProtocolError(f"it is no HTTP: {error}")
+            body = errors.without_key(msgspec.json.encode({**data, "error": told}).decode(), api_key)
+            error.facts["passed_on"] = Passed(status, headers, body.encode())
     return error

@@ -6,11 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from django.db import InterfaceError, OperationalError, close_old_connections
-from multidict import CIMultiDict
-from yarl import URL
-
-from src.ai.exceptions import LedgerUnavailable, ModelAmbiguous, ModelLacksCapability, NoSuchModel
+from src.ai.exceptions import ModelAmbiguous, ModelLacksCapability, NoSuchModel
 from src.ai.models import AdminProviderSettings, AIModel
 from src.ai.providers.base import BaseProvider
 from src.ai.providers.errors import Call
@@ -22,6 +18,7 @@ from src.ai.services.gateway.wire import Request
 from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
 from src.core.database import lend_connections
+from src.core.exchange import Endpoint
 from src.core.http import Timeouts, timeouts
 
 # What each endpoint serves, and what the books call its operation.
@@ -37,6 +34,8 @@ OPERATIONS: Final[Mapping[str, str]] = {
     SPEECH: "text_to_speech",
     EMBEDDINGS: "embeddings",
 }
+_HEADERS: Final = {"Content-Type": "application/json", "Accept": "*/*", "Accept-Encoding": "identity"}
+NAME_SHOWN: Final = 200  # characters of a name that are repeated to who asked for it
 _ALL_CAPABILITIES: Final = frozenset(name for names in CAPABILITIES.values() for name in names)
 
 
@@ -51,8 +50,7 @@ class Target:
     source: KeySource
     provider: BaseProvider
     route: Route | None
-    url: URL
-    headers: CIMultiDict[str]
+    goes_to: Endpoint | None
     call: Call
     limits: Timeouts
     streaming_limits: Timeouts
@@ -92,9 +90,6 @@ def usable_models(session: Session, catalogue: Catalogue) -> list[AIModel]:
 def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
     try:
         return _find(session, endpoint, name, Catalogue())
-    except (InterfaceError, OperationalError) as error:
-        close_old_connections()
-        raise LedgerUnavailable(retry_after=1) from error
     finally:
         lend_connections()
 
@@ -116,15 +111,7 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
         source=choose_key_source(provider=provider_row, admin=admin, own=own),
         provider=provider,
         route=route,
-        url=URL(route.url if route else "", encoded=True),
-        headers=CIMultiDict(
-            {
-                "Content-Type": "application/json",
-                "Accept": "*/*" if endpoint == SPEECH else "application/json",
-                "Accept-Encoding": "identity",
-                **(route.headers if route else {}),
-            }
-        ),
+        goes_to=Endpoint.of(route.url, {**_HEADERS, **route.headers}) if route else None,
         call=Call(provider_row.slug, operation, provider.api_key, model.model_id),
         limits=timeouts(operation, seconds),
         streaming_limits=timeouts("stream_chat", seconds),
@@ -152,7 +139,7 @@ def _named(session: Session, name: str, catalogue: Catalogue) -> AIModel:
         model for model in active if model.model_id == name
     ]
     if not found:
-        raise NoSuchModel(model=name, attr="model")
+        raise NoSuchModel(model=name[:NAME_SHOWN], attr="model")
     if len(found) == 1:
         return found[0]
     usable = [model for model in found if _is_usable(model, session, catalogue)]

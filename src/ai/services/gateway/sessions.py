@@ -71,7 +71,7 @@ async def open_session(request: Request) -> Session:
     secret = secret.strip()
     if scheme.lower() != "bearer" or not secret or not secret.isascii():
         raise InvalidAPIKey()
-    stamp = freshness.believed()
+    stamp = freshness.believed(alone=request.is_alone)
     session = _sessions.get(hash_token(secret), stamp, None) if stamp else None
     if session is None:
         session = await request.run_sync(_open, secret)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -11,9 +13,12 @@ from src.ai.providers.payload import read_json
 from src.ai.results import ResultInfo, Usage
 from src.ai.services.ledger.estimates import BYTES_PER_TOKEN
 
-ENDS: Final = (b"\n\n", b"\r\n\r\n")  # of an event
-READ_AFTER: Final = 4096  # bytes: what has come is read together, which is cheaper than piece by piece
-LONGEST_EVENT: Final = 4 * 1024 * 1024
+ENDS: Final = (b"\n\n", b"\n\r\n")  # of an event
+READ_AFTER: Final = 1024  # bytes: what has come is read together, which is cheaper than piece by piece
+LONGEST_LINE: Final = 64 * 1024 * 1024  # that is read; an image may be one
+LONGEST_USAGE: Final = 16 * 1024  # an event that may be held back
+_END: Final = re.compile(rb"(\r?\n\r?\n)")
+_IMAGE_DONE: Final = (".completed",)
 _DONE: Final = b"[DONE]"
 _NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
 
@@ -38,6 +43,7 @@ class Facts(msgspec.Struct):
     x_groq: dict[str, Any] | None = None
     error: Any = None
     data: list[msgspec.Raw] | None = None  # of images
+    type: str = ""  # of an event in a stream of images
 
     @property
     def info(self) -> ResultInfo:
@@ -50,6 +56,10 @@ class Facts(msgspec.Struct):
             model=self.model,
             response_id=self.id,
         )
+
+    @property
+    def is_only_usage(self) -> bool:
+        return bool(self.usage) and not self.choices and not self.error
 
     @property
     def text(self) -> str:
@@ -87,39 +97,46 @@ class StreamWatch:
     """Reads along: what was used, how it ended, how much was said.
 
     Where the caller has not asked for the usage, the chunk that only exists for it stays here, as naive clients trip
-    over its empty `choices`. Everything else is passed on as it came.
+    over its empty `choices`. Everything else is passed on as it came, whatever the pieces are that it comes in.
     """
 
     def __init__(self, *, hides_usage: bool, keeps_text: bool = False) -> None:
         self.info = ResultInfo()
         self.error: Any = None
         self.is_complete = False  # the vendor has said that this is the end
-        self.is_whole = True  # what was passed on ends with an event, not within one
         self._hides_usage = hides_usage
         self._texts: list[str] | None = [] if keeps_text else None
-        self._held = b""
+        self._held = b""  # the beginning of an event that may be the usage
+        self._is_within = False  # what was passed on ends within an event that is too long to be held
+        self._passed = b""  # the last bytes of that
         self._unread: list[bytes] = []
         self._unread_size = 0
         self._chunks = 0
+        self._images = 0
         self._said = 0  # bytes of text
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was passed on ends with an event, not within one."""
+        return not self._passed or self._passed.endswith(ENDS)
 
     def feed(self, piece: bytes) -> bytes:
         """What of a piece is to be passed on now."""
-        if self._hides_usage:
-            piece = self._without_usage(piece)
         self._unread.append(piece)
         self._unread_size += len(piece)
-        if self._unread_size > READ_AFTER:
+        if self._unread_size > READ_AFTER and b"\n" in piece:
             self._read(last=False)
-        self.is_whole = piece.endswith(ENDS) if piece else self.is_whole
+        elif self._unread_size > LONGEST_LINE:
+            self._unread, self._unread_size = [], 0
+        if self._hides_usage:
+            piece = self._without_usage(piece)
+        self._note_end(piece)
         return piece
 
     def finish(self) -> bytes:
         """What is left to be passed on at the end."""
         held, self._held = self._held, b""
-        if held:
-            self._unread.append(held)
-            self.is_whole = False
+        self._note_end(held)
         self._read(last=True)
         return held
 
@@ -142,37 +159,40 @@ class StreamWatch:
         said = max(self._chunks, -(-self._said // BYTES_PER_TOKEN))
         return Usage(input_tokens=-(-input_bytes // BYTES_PER_TOKEN), output_tokens=said)
 
+    def _note_end(self, piece: bytes) -> None:
+        self._passed = piece[-3:] if len(piece) > 2 else (self._passed + piece)[-3:]
+
     def _without_usage(self, piece: bytes) -> bytes:
+        if self._is_within:  # the rest of a long event goes on at once
+            joined = self._passed + piece
+            found = _END.search(joined)
+            if found is None:
+                return piece
+            self._is_within = False
+            cut = found.end() - len(self._passed)
+            return piece[:cut] + self._without_usage(piece[cut:])
         if self._held:
             piece, self._held = self._held + piece, b""
         if not piece.endswith(ENDS):
             cut = max(piece.rfind(end) + len(end) if end in piece else 0 for end in ENDS)
-            if len(piece) - cut <= LONGEST_EVENT:
+            if len(piece) - cut > LONGEST_USAGE:
+                self._is_within = True
+            else:
                 piece, self._held = piece[:cut], piece[cut:]
         if not any(mark in piece for mark in _NO_CHOICES):
             return piece
-        end = ENDS[1] if ENDS[1] in piece else ENDS[0]
-        return end.join(event for event in piece.split(end) if not self._is_usage(event))
-
-    def _is_usage(self, event: bytes) -> bool:
-        if not any(mark in event for mark in _NO_CHOICES):
-            return False
-        for line in event.splitlines():
-            if line.startswith(b"data:"):
-                facts = _facts_of(line)
-                if facts is not None and facts.usage and not facts.choices and not facts.error:
-                    self._note(facts)
-                    return True
-        return False
+        parts = _END.split(piece)  # events, and in between what ends them
+        ends = [*parts[1::2], b""]
+        return b"".join(map(_without, parts[::2], ends))
 
     def _read(self, *, last: bool) -> None:
         content, self._unread, self._unread_size = b"".join(self._unread), [], 0
         if not last:
             cut = content.rfind(b"\n") + 1
             content, rest = content[:cut], content[cut:]
-            if rest and len(rest) <= LONGEST_EVENT:
-                self._unread, self._unread_size = [rest], 0
-        for line in content.splitlines():
+            if rest:
+                self._unread, self._unread_size = [rest], len(rest)
+        for line in content.split(b"\n"):
             if not line.startswith(b"data:"):
                 continue
             if line[5:].strip() == _DONE:
@@ -190,6 +210,10 @@ class StreamWatch:
             told = facts.info
             info.usage = told.usage or info.usage
             info.cost = info.cost if told.cost is None else told.cost
+        if facts.type.endswith(_IMAGE_DONE):
+            self.is_complete = True
+            self._images += 1
+            info.usage = replace(info.usage or Usage(), images=self._images)
         if not facts.choices:
             return
         self._chunks += 1
@@ -199,6 +223,20 @@ class StreamWatch:
                 self._texts.append(text)
         if reason := facts.choices[0].finish_reason:
             info.finish_reason, self.is_complete = reason, True
+
+
+def _without(event: bytes, end: bytes) -> bytes:
+    """The event, or what is left where it only tells the usage."""
+    if not end or not _is_usage(event):
+        return event + end
+    return event[: len(event) - len(event.lstrip(b"\r\n"))]
+
+
+def _is_usage(event: bytes) -> bool:
+    if len(event) > LONGEST_USAGE or not any(mark in event for mark in _NO_CHOICES):
+        return False
+    told = [_facts_of(line) for line in event.split(b"\n") if line.startswith(b"data:")]
+    return len(told) == 1 and told[0] is not None and told[0].is_only_usage
 
 
 def _facts_of(line: bytes) -> Facts | None:

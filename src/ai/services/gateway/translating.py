@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import wave
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
+from io import BytesIO
 from time import time
 from typing import Any, Final, TypeVar, cast
 from uuid import uuid4
@@ -14,12 +15,12 @@ from uuid import uuid4
 from django.utils.translation import gettext as _
 
 from src.ai.exceptions import AIError, InvalidRequest, UnsupportedParameter
-from src.ai.providers.passthrough import CHAT, IMAGES, SPEECH, Fields, to_value
+from src.ai.providers.passthrough import CHAT, IMAGES, SPEECH, Fields
 from src.ai.results import Media, Reply, ReplyStream, ResultInfo, Usage
-from src.ai.services.gateway.bodies import read_field
+from src.ai.services.gateway.bodies import read_any, read_field
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
-from src.ai.services.gateway.wire import JSON, Headers, Request, Responder, error_object, to_headers
+from src.ai.services.gateway.wire import JSON, Headers, Request, Responder, error_object, to_headers, to_json
 from src.ai.services.limit_headers import limit_headers
 from src.ai.services.unified_service import UnifiedAIService
 
@@ -32,8 +33,9 @@ EVENT_STREAM: Final[Headers] = [
     (b"x-accel-buffering", b"no"),
 ]
 # What would change the reply in a way that an operation can't: to leave it out would be to answer another question.
+PCM: Final = (1, 2, 24_000)  # channels, bytes, samples a second (developers.openai.com, "Text to speech")
 _CHANGES_MEANING: Final = ("tools", "tool_choice", "functions", "function_call", "response_format", "audio", "logprobs")
-_WAV_HEADER: Final = 44
+LONGEST_REPLY: Final = 10_000_000
 
 
 async def translate(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
@@ -66,7 +68,9 @@ async def _chat(session: Session, target: Target, fields: Fields, request: Reque
     if read_field(fields, "stream", bool):
         stream = _stream_chat(request, asked)
         options = read_field(fields, "stream_options", dict) or {}
-        await _stream(stream, made, responder, with_usage=options.get("include_usage") is True)
+        with_usage = options.get("include_usage") is True
+        from_thread = request.errands is not None
+        await _stream(stream, made, responder, with_usage=with_usage, from_thread=from_thread)
         return
     reply: Reply = await _call(request, UnifiedAIService.achat, UnifiedAIService.chat, **asked)
     message = {"role": "assistant", "content": str(reply), "refusal": None}
@@ -84,7 +88,7 @@ async def _chat(session: Session, target: Target, fields: Fields, request: Reque
 
 def _chat_arguments(target: Target, fields: Fields) -> dict[str, Any]:
     for name in _CHANGES_MEANING:
-        if name in fields and to_value(fields[name]) not in (None, [], "none", "auto", False, {"type": "text"}):
+        if read_any(fields, name) not in (None, [], "none", "auto", False, {"type": "text"}):
             raise _unsupported(target, name)
     if (read_field(fields, "n", int) or 1) != 1:
         raise _unsupported(target, "n")
@@ -93,13 +97,13 @@ def _chat_arguments(target: Target, fields: Fields) -> dict[str, Any]:
     talk = [{"role": role, "content": text} for role, text in turns if role != "system"]
     if not talk or talk[-1]["role"] != "user":
         raise InvalidRequest(reason=_("The last of 'messages' must be the user's."), attr="messages")
-    limit = read_field(fields, "max_completion_tokens", int) or read_field(fields, "max_tokens", int)
+    limits = [_within(fields, name, int, 1, LONGEST_REPLY) for name in ("max_completion_tokens", "max_tokens")]
     return {
         "message": talk[-1]["content"],
         "conversation_history": talk[:-1],
         "system_message": system or None,
-        "temperature": _number(fields, "temperature"),
-        "max_tokens": limit,
+        "temperature": _within(fields, "temperature", float, 0, 2),
+        "max_tokens": next((limit for limit in limits if limit is not None), None),
     }
 
 
@@ -122,29 +126,26 @@ def _turn(target: Target, turn: object, number: int) -> tuple[str, str]:
     return "system" if role == "developer" else role, "".join(texts)
 
 
-async def _stream(stream: ReplyStream, made: Mapping[str, Any], responder: Responder, *, with_usage: bool) -> None:
+async def _stream(
+    stream: ReplyStream, made: Mapping[str, Any], responder: Responder, *, with_usage: bool, from_thread: bool
+) -> None:
     def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
         usage = {"usage": None} if with_usage else {}
         return _event({**made, "object": "chat.completion.chunk", "choices": [choice], **usage})
 
-    async with aclosing(stream):
+    async def send() -> None:
         first = await anext(stream)  # what is refused has a status of its own
-        task = cast("asyncio.Task[None]", asyncio.current_task())
         headers = EVENT_STREAM + to_headers(limit_headers(stream.info.standings))
         await responder.begin(200, headers, task.cancel)
-        stream.patience = KEEP_ALIVE_AFTER
+        if not from_thread:
+            stream.patience = KEEP_ALIVE_AFTER
         await responder.write(chunk({"role": "assistant", "content": ""}) + chunk({"content": first}))
         try:
             async for text in stream:
                 await responder.write(chunk({"content": text}) if text else b": keep-alive\n\n")
         except AIError as error:
             await responder.write(_event({"error": error_object(error)}))
-        except asyncio.CancelledError:
-            if not responder.left:
-                raise
-            task.uncancel()
-            return
         else:
             await responder.write(chunk({}, _finish_reason(stream.info.finish_reason)))
             if with_usage:
@@ -153,7 +154,17 @@ async def _stream(stream: ReplyStream, made: Mapping[str, Any], responder: Respo
                     _event({**made, "object": "chat.completion.chunk", "choices": [], "usage": usage})
                 )
             await responder.write(b"data: [DONE]\n\n")
-    await responder.end()
+        await responder.end()
+
+    task = cast("asyncio.Task[None]", asyncio.current_task())
+    responder.watch(task.cancel)
+    async with aclosing(stream):
+        try:
+            await send()
+        except asyncio.CancelledError:
+            if not responder.left:
+                raise
+            task.uncancel()
 
 
 # -- images and speech -------------------------------------------------------------------------------------------------
@@ -168,7 +179,7 @@ async def _image(session: Session, target: Target, fields: Fields, request: Requ
         prompt=read_field(fields, "prompt", str, required=True),
         admin=session.admin,
         model_id=target.model.pk,
-        n=read_field(fields, "n", int),
+        n=_within(fields, "n", int, 1, 10),
         size=None if asked["size"] == "auto" else asked["size"],
         quality=None if asked["quality"] == "auto" else asked["quality"],
         style=asked["style"],
@@ -183,8 +194,9 @@ async def _image(session: Session, target: Target, fields: Fields, request: Requ
 
 async def _speech(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
     wanted = read_field(fields, "response_format", str)
-    speed = _number(fields, "speed")
-    if wanted not in (None, "wav", "pcm", "mp3"):
+    speed = _within(fields, "speed", float, 0.25, 4)
+    taken = ("wav", "pcm") if target.provider.speaks_wav else ("wav", "pcm", "mp3")
+    if wanted is not None and wanted not in taken:
         raise _unsupported(target, "response_format", _("Ask for 'wav' or leave it out."))
     media: Media = await _call(
         request,
@@ -204,12 +216,19 @@ async def _speech(session: Session, target: Target, fields: Fields, request: Req
 def _as_format(target: Target, media: Media, wanted: str | None) -> tuple[bytes, str]:
     """The recording in the format that was asked for. Nothing is sent under a name that it does not deserve."""
     content, content_type = media.getvalue(), media.content_type
-    if wanted == "pcm" and content_type == "audio/wav":
-        return content[_WAV_HEADER:], "audio/pcm"
+    if wanted == "pcm" and content_type == "audio/wav" and (samples := _samples(content)) is not None:
+        return samples, "audio/pcm"
     has = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3"}.get(content_type, "")
     if wanted is not None and wanted != has:
         raise _unsupported(target, "response_format", _("It makes {has}.").format(has=has or content_type))
     return content, content_type
+
+
+def _samples(recording: bytes) -> bytes | None:
+    """What a WAV file plays, without what describes it, where that is what clients take `pcm` for."""
+    with wave.open(BytesIO(recording)) as file:
+        samples: bytes = file.readframes(file.getnframes())
+        return samples if file.getparams()[:3] == PCM else None
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------
@@ -235,6 +254,7 @@ async def _from_thread(request: Request, asked: Mapping[str, Any], info: ResultI
         while (text := await request.run_sync(next, stream, None)) is not None:
             info.update(stream.info)
             yield text
+            stream.patience = KEEP_ALIVE_AFTER  # here, as the thread that would write comments is the one that waits
         info.update(stream.info)
     finally:
         await request.run_sync(stream.close)
@@ -245,12 +265,11 @@ async def _from_thread(request: Request, asked: Mapping[str, Any], info: ResultI
 
 async def _send(responder: Responder, answer: Mapping[str, Any], info: ResultInfo) -> None:
     headers = [JSON, *to_headers(limit_headers(info.standings))]
-    await responder.send(200, headers, json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+    await responder.send(200, headers, to_json(answer))
 
 
 def _event(data: Mapping[str, Any]) -> bytes:
-    # Half of a surrogate pair becomes an escape, which whoever joins the texts joins too.
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode(errors="backslashreplace")
+    return b"data: " + to_json(data) + b"\n\n"
 
 
 def _usage(usage: Usage | None) -> dict[str, int] | None:
@@ -268,13 +287,13 @@ def _finish_reason(reason: str | None) -> str:
     )
 
 
-def _number(fields: Fields, name: str) -> float | None:
-    value = to_value(fields[name]) if name in fields else None
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InvalidRequest(reason=_("'{name}' must be a number.").format(name=name), attr=name)
-    return float(value)
+def _within(fields: Fields, name: str, kind: type, least: float, most: float) -> Any:
+    """A number; None where there is none. The bounds are those of the API."""
+    value = read_field(fields, name, kind)
+    if value is not None and not least <= value <= most:
+        reason = _("'{name}' must be from {least} to {most}.").format(name=name, least=least, most=most)
+        raise InvalidRequest(reason=reason, attr=name)
+    return value
 
 
 def _unsupported(target: Target, param: str, hint: str = "") -> UnsupportedParameter:

@@ -10,16 +10,19 @@ from typing import Any, Final, Protocol, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.db import InterfaceError, OperationalError, close_old_connections
 from django.utils import translation
 from django.utils.translation.trans_real import parse_accept_lang_header
 
 from src.ai.exceptions import (
     AIError,
     KeyUnreadable,
+    LedgerUnavailable,
     ModelLacksCapability,
     NoActiveModel,
     NoSuchModel,
     ProviderAuthFailed,
+    ProviderBadRequest,
     ProviderModelNotFound,
     ProviderNoCredit,
     ProviderRateLimited,
@@ -27,6 +30,7 @@ from src.ai.exceptions import (
     UsageLimited,
     http_status,
 )
+from src.ai.services.limit_headers import limit_headers
 from src.core.loop import Errands
 
 T = TypeVar("T")
@@ -64,20 +68,38 @@ class Request:
     is_secure: bool
     errands: Errands | None = None  # done by the thread that waits for the answer, where one does
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no thread, which could be in a transaction, waits for the answer."""
+        return self.errands is None
+
     async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
-        """The result of a function that uses the database."""
+        """The result of a function that uses the database.
+
+        Raises:
+            LedgerUnavailable: the database is away.
+        """
         if self.errands is None:
-            return await sync_to_async(function)(*args)
-        return await self.errands.ask(lambda: function(*args))
+            return await sync_to_async(_with_database)(function, *args)
+        return await self.errands.ask(lambda: _with_database(function, *args))
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
+
+
+def _with_database(function: Callable[..., T], *args: Any) -> T:
+    try:
+        return function(*args)
+    except (InterfaceError, OperationalError) as error:
+        close_old_connections()  # the next one may be better
+        raise LedgerUnavailable(retry_after=1) from error
 
 
 class Responder(Protocol):
     """Where the answer goes: by one `send`, or by `begin`, as many `write`s as there are pieces, and `end`."""
 
     left: bool  # whether the client has gone
+    has_begun: bool  # whether the head of an answer is on its way
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole answer."""
@@ -85,11 +107,17 @@ class Responder(Protocol):
     async def begin(self, status: int, headers: Headers, when_left: Callable[[], object]) -> None:
         """The head of an answer that comes piece by piece; `when_left` is called if the client goes meanwhile."""
 
+    def watch(self, when_left: Callable[[], object]) -> None:
+        """Call `when_left` if the client goes before an answer has begun, where the server tells."""
+
     async def write(self, piece: bytes) -> None:
         """A piece of it."""
 
     async def end(self) -> None:
         """Its end."""
+
+    def break_off(self) -> None:
+        """Have the connection closed without an end, so that nobody takes what has come for the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +131,8 @@ class ErrorAnswer:
 
 def error_answer(error: AIError, request: Request | None = None) -> ErrorAnswer:
     """The answer that an error is: the vendor's own body where it has one in this form, else ours."""
-    status = http_status(error)
-    headers: Headers = [JSON]
+    status = status_of(error)
+    headers: Headers = [JSON, *to_headers(limit_headers(error.facts.get("standings", ())))]
     if error.retry_after is not None:
         headers.append((b"retry-after", str(math.ceil(error.retry_after)).encode()))
     if isinstance(error, _HOPELESS) or error.may_have_cost:
@@ -113,14 +141,24 @@ def error_answer(error: AIError, request: Request | None = None) -> ErrorAnswer:
         headers.append((b"allow", str(error.facts["allowed"]).encode()))
     passed = error.facts.get("passed_on")
     if passed is not None:
-        return ErrorAnswer(passed.status, headers, passed.body)
+        known = {name for name, _ in headers}
+        more = [(name, value) for name, value in passed.headers if name not in known]
+        return ErrorAnswer(passed.status, headers + more, passed.body)
     with translation.override(_language(request)):
-        return ErrorAnswer(status, headers, json.dumps({"error": error_object(error)}, ensure_ascii=False).encode())
+        return ErrorAnswer(status, headers, to_json({"error": error_object(error)}))
+
+
+def status_of(error: AIError) -> int:
+    """The status of an error: as everywhere, but that a body which a vendor refused is the client's own here."""
+    if isinstance(error, ProviderBadRequest):
+        told = error.facts.get("status_code")
+        return told if told in (400, 413, 422) else 400
+    return http_status(error)
 
 
 def error_object(error: AIError) -> dict[str, Any]:
     """What stands under `error` in a body or an event."""
-    status = http_status(error)
+    status = status_of(error)
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     if isinstance(error, UsageLimited):
         kind = "insufficient_quota"
@@ -133,6 +171,11 @@ def server_error() -> ErrorAnswer:
     """What is said of a mistake of ours."""
     body = {"error": {"message": "Internal error.", "type": "server_error", "param": None, "code": "internal_error"}}
     return ErrorAnswer(500, [JSON], json.dumps(body).encode())
+
+
+def to_json(data: object) -> bytes:
+    """The data in UTF-8. Half of a surrogate pair, which some vendors send, becomes an escape: that is JSON too."""
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def to_headers(named: Mapping[str, str]) -> Headers:

@@ -323,10 +323,12 @@ class Desk:
     transaction on SQLite is submitted once more, so that it is on the books whether or not the caller commits.
     """
 
-    def __init__(self, errands: Errands | None = None) -> None:
-        """`errands` are those that the caller's thread does already, where it does any."""
-        own = (one for one in open_connections() if one.alias == router.db_for_write(UsageRecord))
-        connection = next(own, None)
+    def __init__(self, errands: Errands | None = None, *, alone: bool = False) -> None:
+        """`errands` are those that the caller's thread does already, where it does any. Who is `alone` is in no
+        transaction.
+        """
+        found = () if alone else open_connections()
+        connection = next((one for one in found if one.alias == router.db_for_write(UsageRecord)), None)
         self.errands: Errands | None = None  # for whoever waits in the connection's thread
         self._again = False
         if connection is not None and connection.in_atomic_block:

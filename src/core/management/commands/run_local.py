@@ -152,6 +152,8 @@ def first_steps(credentials: Credentials, path: str) -> str:
         "",
         _("Try it:"),
         curl(f"{url}/api/admin/ai/chat/send", {"message": "Say hello in one sentence."}, token=people[-1]["token"]),
+        _("Any OpenAI client, by base URL and token:"),
+        f"  OPENAI_BASE_URL={url}/v1 OPENAI_API_KEY={people[-1]['token']}",
         "",
         _("Ctrl-C stops it."),
     ]

@@ -1,0 +1,521 @@
+"""HTTP/1.1 for what only passes through: a request's bytes go out as they are, an answer's come in as they are.
+
+What `src.core.connections` is to httpx, without httpx: a request costs a third of aiohttp's there, and a piece of a
+stream no more than a wake-up. The parser is httptools' (llhttp), the transport asyncio's. Errors are httpx's, as there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, Self, cast
+
+import httptools
+import httpx
+
+from src.core.connections import ERROR_BODY_LIMIT, HEAD_LIMIT, IDLE_SECONDS, AnswerBroken, Origin
+from src.core.limits import BodyTooLarge, Timeouts
+from src.core.net_guard import UrlRefused, check_address, check_target
+
+IDLE_LIMIT: Final = 1000  # connections to one origin: streams come in crowds, and to connect costs as much as to ask
+NAME_SECONDS: Final = 5.0  # that the addresses of a name are believed
+UNREAD_LIMIT: Final = 256 * 1024  # bytes of a stream that wait to be read, before its sender is made to wait
+_WHOLE: Final = (b"application/json", b"text/html")  # what no stream is sent as
+_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE: Final = re.compile(r"[\t -~]*")
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a request goes, and the part of its head that is always the same."""
+
+    origin: Origin
+    head: bytes
+
+    @classmethod
+    def of(cls, url: str, headers: Mapping[str, str]) -> Self:
+        """For POST requests to `url`, which `src.core.net_guard` has seen, with these headers.
+
+        Raises:
+            UrlRefused: the URL can't be read.
+            ValueError: a header would not arrive as it is, or would bring others along.
+        """
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise UrlRefused(f"it can't be read: {error}") from error
+        origin = Origin(
+            parts.scheme, parts.raw_host.decode("ascii"), parts.port or (443 if parts.scheme == "https" else 80)
+        )
+        for name, value in headers.items():
+            if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
+                raise ValueError(f"the header {name!r} holds what no header may hold")  # its value may be a key
+        lines = [b"POST %b HTTP/1.1" % parts.raw_path, b"Host: %b" % parts.netloc]
+        lines += [f"{name}: {value}".encode("ascii") for name, value in headers.items()]
+        return cls(origin, b"\r\n".join([*lines, b""]))
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.origin})"  # the head holds a key
+
+
+class Answer:
+    """A vendor's answer. Either `content` is all of it, or it is a stream: read `next_piece` until there is none.
+
+    `close` ends a stream that is not read to its end, and its connection.
+    """
+
+    __slots__ = ("_connection", "content", "headers", "status")
+
+    def __init__(self, status: int, headers: RawHeaders, content: bytes | None, connection: Connection) -> None:
+        self.status = status
+        self.headers = headers
+        self.content = content
+        self._connection: Connection | None = connection if content is None else None
+
+    @property
+    def is_stream(self) -> bool:
+        return self.content is None
+
+    def header(self, name: bytes) -> str:
+        """One header, by its name in lower case; empty where there is none."""
+        return next((value.decode("latin-1") for key, value in self.headers if key.lower() == name), "")
+
+    @property
+    def content_length(self) -> int | None:
+        """What the sender says that it is long."""
+        said = self.header(b"content-length")
+        return int(said) if said.isdigit() else None
+
+    async def next_piece(self) -> bytes:
+        """What has come since the last; nothing at the end.
+
+        Raises:
+            httpx.TransportError, TimeoutError: it broke off, or took too long.
+        """
+        return await self._connection.next_piece() if self._connection else b""
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.let_go()
+
+
+class Exchanges:
+    """The connections of one loop. Those that are idle wait for the next request to their origin."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        self._idle: dict[Origin, list[Connection]] = {}  # the one used last comes last
+        self._sockets: dict[socket.socket, Connection | None] = {}  # None while it connects
+        self._addresses: dict[Origin, tuple[float, list[Any]]] = {}  # as the guard let them pass, and until when
+
+    async def post(
+        self, endpoint: Endpoint, body: bytes, headers: bytes, limits: Timeouts, *, limit: int, streams: bool
+    ) -> Answer:
+        """The answer to a request.
+
+        Args:
+            headers: more lines of the head, each with its line end.
+            limit: the bytes that an answer may have that is read whole.
+            streams: a good answer that is neither JSON nor a page comes as a stream.
+
+        Raises:
+            httpx.TransportError, TimeoutError: there is no answer, or none in time.
+            BodyTooLarge: it is larger than `limit`.
+            UrlRefused: no request may go there.
+        """
+        deadline = self._loop.time() + limits.total
+        connection = self._take_idle(endpoint.origin) or await self._connect(endpoint.origin, limits.connect)
+        sent = b"%bContent-Length: %d\r\n%b\r\n" % (endpoint.head, len(body), headers)
+        return await connection.ask(sent, body, limits.first_byte, deadline, limit, streams=streams)
+
+    def drop(self) -> None:
+        """Close every connection; also where the loop is closed, or belongs to another process."""
+        self._idle.clear()
+        if self._process != os.getpid():
+            # The parent waits on the same epoll: a transport that is closed here, or collected, would leave it deaf.
+            for item in self._sockets:
+                _close_descriptor(item)
+            return
+        if self._loop.is_closed():
+            for item, connection in self._sockets.items():
+                item.close()
+                if connection is not None:
+                    _bury(connection.transport)
+            self._sockets.clear()
+            return
+        for connection in list(self._sockets.values()):
+            if connection is not None:  # else whoever connects closes it
+                connection.transport.abort()
+
+    def renew(self, connection: Connection) -> None:
+        """Keep a connection whose answer has come to its end."""
+        idle = self._idle.setdefault(connection.origin, [])
+        idle.append(connection)
+        if len(idle) > IDLE_LIMIT:
+            idle.pop(0).transport.abort()
+
+    def forget(self, connection: Connection) -> None:
+        """It is closed."""
+        self._sockets.pop(connection.socket, None)
+        with suppress(ValueError, KeyError):
+            self._idle[connection.origin].remove(connection)
+
+    def _take_idle(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if not (connection.is_old() or connection.transport.is_closing()):
+                return connection
+            connection.transport.abort()
+        return None
+
+    # -- connecting ------------------------------------------------------------------------------------------------
+
+    async def _connect(self, origin: Origin, seconds: float) -> Connection:
+        check_target(origin.scheme, origin.host)
+        deadline = self._loop.time() + seconds
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._first_to_answer(origin, await self._resolve(origin), deadline)
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout(f"no connection to {origin.host} within {seconds} seconds") from error
+        except OSError as error:
+            raise httpx.ConnectError(str(error) or "the TLS handshake was broken off") from error
+
+    async def _resolve(self, origin: Origin) -> list[Any]:
+        until, found = self._addresses.get(origin, (0.0, []))
+        if self._loop.time() < until:
+            return found
+        found = await self._loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        for *_, address in found:
+            check_address(origin.host, ip_address(str(address[0]).partition("%")[0]))
+        self._addresses[origin] = (self._loop.time() + NAME_SECONDS, found)
+        return found
+
+    async def _first_to_answer(self, origin: Origin, found: list[Any], deadline: float) -> Connection:
+        """Tries each address in the order of the resolver; one that keeps silent has its share of the time."""
+        if len(found) == 1:
+            return await self._connect_to(origin, *found[0])
+        for left in range(len(found), 0, -1):
+            try:
+                async with asyncio.timeout((deadline - self._loop.time()) / left):
+                    return await self._connect_to(origin, *found[-left])
+            except OSError:
+                if left == 1:
+                    raise
+        raise OSError("the name has no address")
+
+    async def _connect_to(
+        self, origin: Origin, family: int, kind: int, protocol: int, _name: str, address: Any
+    ) -> Connection:
+        item = socket.socket(family, kind, protocol)
+        self._sockets[item] = None
+        try:
+            item.setblocking(False)
+            item.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.sock_connect(item, address)
+            is_secure = origin.scheme == "https"
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self, origin, item, self._loop),
+                sock=item,
+                ssl=self._context if is_secure else None,
+                server_hostname=origin.host if is_secure else None,
+            )
+        except BaseException:
+            self._sockets.pop(item, None)
+            item.close()
+            raise
+        if item in self._sockets:  # else it is closed by now
+            self._sockets[item] = connection
+        return connection
+
+
+class Connection(asyncio.Protocol):
+    """One connection, of one request at a time."""
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self, exchanges: Exchanges, origin: Origin, item: socket.socket, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.origin = origin
+        self.socket = item
+        self._exchanges = exchanges
+        self._loop = loop
+        self._idle_since = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._last = 0.0  # when something came or went
+        self._deadline = 0.0
+        self._silence = 0.0  # seconds that it may last
+        self._limit = 0  # bytes that an answer may have that is read whole
+        self._streams = False
+        self._answer: asyncio.Future[Answer] | None = None
+        self._is_reading = True
+        self._is_lost = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._status = 0
+        self._has_begun = False  # something of it has come
+        self._aside = 0  # bytes that came since the last of its body: head, trailers, extensions of chunks
+        self._headers: RawHeaders = []
+        self._pieces: list[bytes] = []
+        self._size = 0  # bytes of `_pieces`
+        self._more: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._is_stream = False
+        self._is_complete = False
+        self._ends_with_connection = False
+        self._keeps_alive = False
+
+    # -- for its user ----------------------------------------------------------------------------------------------
+
+    async def ask(
+        self, head: bytes, body: bytes, silence: float, deadline: float, limit: int, *, streams: bool
+    ) -> Answer:
+        """Send a request; its answer. `silence` in seconds, `deadline` by the loop's clock."""
+        if self._is_lost:
+            raise httpx.ReadError("the connection was closed before anything was asked")
+        self._limit, self._streams, self._silence, self._deadline = limit, streams, silence, deadline
+        self._last = self._loop.time()
+        self._answer = answer = cast("asyncio.Future[Answer]", self._loop.create_future())
+        self._watch(min(self._last + silence, deadline))
+        self.transport.writelines((head, body))
+        try:
+            return await answer
+        except BaseException:
+            if self._answer is answer:  # else it has come, and the connection may be another's
+                self.transport.abort()
+            raise
+
+    async def next_piece(self) -> bytes:
+        """See `Answer`."""
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self._is_complete:
+                return b""
+            self._more = self._loop.create_future()
+            await self._more
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not self._is_reading:
+            self._is_reading = True
+            self._last = self._loop.time()
+            self._watch(min(self._last + self._silence, self._deadline))
+            self.transport.resume_reading()
+        return piece
+
+    def let_go(self) -> None:
+        """The stream is read no further."""
+        if self._is_complete and self._error is None:
+            self._end()
+        else:
+            self.transport.abort()
+
+    def is_old(self) -> bool:
+        """Whether it has been idle for so long that its other end may be about to close it."""
+        return self._loop.time() - self._idle_since > IDLE_SECONDS
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._answer is None
+
+    # -- what the transport calls ----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._last = self._loop.time()
+        if self._is_idle or self._is_complete:
+            self.transport.abort()  # nobody has asked for more
+            return
+        self._has_begun = True
+        self._aside += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(_no_http("it wants to speak another protocol"))
+        except httptools.HttpParserError as error:
+            # What a callback raised is the cause.
+            cause = error.__context__
+            self._fail(cause if isinstance(cause, BodyTooLarge | httpx.RemoteProtocolError) else _no_http(str(error)))
+        else:
+            if self._aside > HEAD_LIMIT:
+                self._fail(_no_http(f"it has more than {HEAD_LIMIT:,} bytes beside its body"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._is_lost = True
+        self._exchanges.forget(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._is_idle or self._is_complete or self._error is not None:
+            return
+        if error is None and self._ends_with_connection:
+            self.on_message_complete()
+            return
+        reason = str(error or "the connection was closed before the answer was complete")
+        self._fail(AnswerBroken(reason) if self._has_begun else httpx.ReadError(reason))
+
+    # -- what the parser calls -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._is_idle or self._is_complete:
+            self.transport.abort()  # more than was asked for
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._status:  # what comes later are trailers
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers = []
+            return
+        if self._aside > HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._headers) > HEAD_LIMIT:
+            raise _no_http(f"its head is larger than {HEAD_LIMIT:,} bytes")
+        self._status = status
+        self._ends_with_connection = True
+        content_type = b""
+        for name, value in self._headers:
+            lower = name.lower()
+            if lower == b"content-type":
+                content_type = value.lower()
+            elif lower == b"content-length":
+                self._ends_with_connection = False
+            elif lower == b"transfer-encoding":
+                self._ends_with_connection = False
+                if value.lower() != b"chunked":
+                    raise _no_http("it is sent in a coding that nobody asked for")
+        if status >= 300:
+            self._limit = min(self._limit, ERROR_BODY_LIMIT)
+        elif self._streams and not content_type.startswith(_WHOLE):
+            self._is_stream = True
+            self._answered(None)
+
+    def on_body(self, data: bytes) -> None:
+        self._aside = 0
+        self._pieces.append(data)
+        self._size += len(data)
+        if not self._is_stream:
+            if self._size > self._limit:
+                raise BodyTooLarge(self._limit)
+            return
+        if self._size > UNREAD_LIMIT and self._is_reading:
+            self._is_reading = False
+            self.transport.pause_reading()
+        self._wake()
+
+    def on_message_complete(self) -> None:
+        if not self._status:
+            return  # of an answer that only announces the answer
+        self._is_complete = True
+        self._keeps_alive = self._parser.should_keep_alive()  # it knows no more after this
+        if self._is_stream:
+            self._wake()
+            return
+        content = b"".join(self._pieces)
+        self._answered(content)
+        self._end()
+
+    # -- pieces ----------------------------------------------------------------------------------------------------
+
+    def _answered(self, content: bytes | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Answer(self._status, self._headers, content, self))
+
+    def _end(self) -> None:
+        """Make it ready for the next request, if that can be."""
+        self._answer = None
+        # A server that has answered before it has read the whole request may never read the rest.
+        is_sent = not self.transport.get_write_buffer_size()
+        if not (self._keeps_alive and self._is_reading and is_sent) or self.transport.is_closing():
+            self.transport.abort()
+            return
+        self._reset()
+        self._idle_since = self._loop.time()
+        self._watch(self._idle_since + IDLE_SECONDS)
+        self._exchanges.renew(self)
+
+    def _fail(self, error: Exception) -> None:
+        if self._is_idle or self._is_complete:
+            self.transport.abort()  # what came behind the answer is broken
+            return
+        self._error = self._error or error
+        if self._answer is not None and not self._answer.done():
+            if self._status >= 300:
+                self._answered(b"".join(self._pieces)[: self._limit])  # the status says enough
+            else:
+                self._answer.set_exception(error)
+        self._wake()
+        self.transport.abort()
+
+    def _wake(self) -> None:
+        more, self._more = self._more, None
+        if more is not None and not more.done():
+            more.set_result(None)
+
+    def _watch(self, due: float) -> None:
+        """Have `_look` called then or before. A timer outlives its request: the next one needs it too."""
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        """See whether what is under way has taken too long, or the connection has been idle for too long."""
+        self._timer = None
+        if self.transport.is_closing():
+            return
+        now = self._loop.time()
+        if self._is_idle:
+            if self.is_old():
+                self.transport.abort()
+            else:
+                self._watch(max(self._idle_since + IDLE_SECONDS, now + 0.01))
+        elif self._is_complete:
+            return  # and not yet read to its end
+        elif now >= self._deadline:
+            self._fail(TimeoutError())
+        elif now - self._last >= self._silence and self._is_reading:
+            self._fail(httpx.ReadTimeout(f"nothing came for {self._silence} seconds"))
+        else:
+            due = self._deadline if not self._is_reading else min(self._deadline, self._last + self._silence)
+            self._watch(max(due, now + 0.01))
+
+
+def _no_http(reason: str) -> httpx.RemoteProtocolError:
+    return httpx.RemoteProtocolError(f"it is no HTTP: {reason}")
+
+
+def _close_descriptor(item: socket.socket) -> None:
+    """Close it in this process, whoever else holds it: uvloop's hold would keep `socket.close` from doing so."""
+    descriptor = item.detach()
+    if descriptor >= 0:
+        os.close(descriptor)
+
+
+def _bury(transport: asyncio.Transport) -> None:
+    """Keep the transport of a closed loop from complaining, when it is collected, that it was not closed.
+
+    asyncio's can be closed on an open loop only. Its socket is closed by now.
+    """
+    with suppress(RuntimeError):
+        transport.abort()
+    inner: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", transport)
+    if getattr(inner, "_sock", None) is not None:
+        inner._sock = None
