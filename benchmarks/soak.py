@@ -45,11 +45,11 @@ class Figure:
 FIGURES = (
     Figure("memory (PSS), MB", 0.03, 1),
     Figure("descriptors", 0.15, 10),
-    Figure("threads", 0.10, 2),
+    Figure("threads", 0.10, 5),
     Figure("tasks", 0.15, 10),
     Figure("objects", 0.03, 2000),
     Figure("connections to the vendor", 0.15, 10),
-    Figure("PostgreSQL's sessions", 0.0, 2),
+    Figure("PostgreSQL's sessions", 0.0, 5),
 )
 OPEN = ("01", "08")  # established; closed by the other end alone
 
