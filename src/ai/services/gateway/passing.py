@@ -52,7 +52,6 @@ LONGEST_REPLY: Final = 10_000_000  # tokens
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
-_LINE_END: Final = re.compile(rb"[\r\n\0]")
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
 # What is between this process and the vendor, or is said by this server itself.
 _NOT_PASSED: Final = frozenset(
@@ -266,10 +265,10 @@ class Passage:
         return self.target.streaming_limits if self.is_stream and self.target.endpoint == CHAT else self.target.limits
 
     def _headers(self) -> bytes:
-        """The caller's headers that go on, as lines. A value of several lines, as some servers read it, does not."""
+        """The caller's headers that go on, as lines. WSGI's servers leave a folded one folded."""
         sent = self.request.headers
-        named = [name for name in _PASSED_ON if name in sent and not _LINE_END.search(sent[name])]
-        return b"".join([b"%b: %b\r\n" % (name, sent[name]) for name in named])
+        lines = [(name, b" ".join(sent[name].splitlines())) for name in _PASSED_ON if name in sent]
+        return b"".join([b"%b: %b\r\n" % line for line in lines])
 
     # -- what comes back -------------------------------------------------------------------------------------------
 
