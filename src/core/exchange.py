@@ -221,11 +221,12 @@ class Exchanges:
     ) -> Connection:
         item = socket.socket(family, kind, protocol)
         self._sockets[item] = None
+        is_transports = False
         try:
             item.setblocking(False)
             item.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._loop.sock_connect(item, address)
-            is_secure = origin.scheme == "https"
+            is_secure, is_transports = origin.scheme == "https", True
             _, connection = await self._loop.create_connection(
                 lambda: Connection(self, origin, item, self._loop),
                 sock=item,
@@ -234,7 +235,8 @@ class Exchanges:
             )
         except BaseException:
             self._sockets.pop(item, None)
-            item.close()
+            if not is_transports:  # which closes it itself, in the loop's next turn: until then its number is not free
+                item.close()
             raise
         if item in self._sockets:  # else it is closed by now
             self._sockets[item] = connection
