@@ -1,7 +1,7 @@
 """HTTP/1.1 for what only passes through: a request's bytes go out as they are, an answer's come in as they are.
 
-What `src.core.connections` is to httpx, without httpx: a request costs a third of aiohttp's there, and a piece of a
-stream no more than a wake-up. The parser is httptools' (llhttp), the transport asyncio's. Errors are httpx's, as there.
+What `src.core.connections` is to httpx, without httpx and its objects: a piece of a stream costs a wake-up, no more.
+The parser is httptools' (llhttp), the transport asyncio's. Errors are httpx's, as there.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from tests.upstream.server import HANG, Gate, Reply, Upstream, events, whole
 
 CHAT = "/api/admin/ai/chat/send"
 STREAM = {"message": "Hi", "stream": True}
+GATEWAY = "/v1/chat/completions"
+ASKED = {"model": "chat", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 HEL, LO, END = answers.chunk("Hel"), answers.chunk("lo!"), answers.chunk(None, "stop")
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -98,6 +100,45 @@ def test_what_goes_on_beyond_the_limit_is_cut_and_settled(
     cut, *others = UsageRecord.objects.order_by("created_at")
     assert (cut.state, cut.error_code, cut.cost_state) == ("settled", "client_disconnected", "estimated")
     assert [(record.state, record.cost_state) for record in others] == [("failed", "unknown")] * 2
+
+
+def test_a_stream_of_the_gateway_goes_on_to_its_end_within_the_limit(client: httpx.Client, upstream: Upstream) -> None:
+    gate = Gate()
+    upstream.send(events(HEL, gate, LO, END))
+    with server_process("--timeout-graceful-shutdown", "60") as server:
+        with client.stream("POST", f"{server.url}{GATEWAY}", json=ASKED) as response:
+            lines = response.iter_lines()
+            assert "Hel" in next(lines)
+            server.stop()
+            assert is_closed(server)
+            gate.open()
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+        assert server.wait() == -signal.SIGTERM
+    record = UsageRecord.objects.get()
+    assert (record.state, record.error_code, record.finish_reason) == ("settled", "", "stop")
+
+
+def test_what_goes_on_in_the_gateway_beyond_the_limit_is_cut_and_settled(
+    client: httpx.Client, upstream: Upstream
+) -> None:
+    gate = Gate()
+    upstream.send(events(HEL, HANG))
+    with server_process("--timeout-graceful-shutdown", "1") as server, ThreadPoolExecutor(1) as pool:
+        with client.stream("POST", f"{server.url}{GATEWAY}", json=ASKED) as response:
+            lines = response.iter_lines()
+            assert "Hel" in next(lines)
+            upstream.send(Reply(200, [HANG], before=[gate]))
+            plain = pool.submit(client.post, f"{server.url}{GATEWAY}", json={**ASKED, "stream": False})
+            gate.wait_until_reached()
+            server.stop()
+            server.wait()
+            gate.open()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+        assert isinstance(plain.exception(), httpx.RemoteProtocolError) or plain.result().status_code == 500
+    cut, other = UsageRecord.objects.order_by("created_at")
+    assert (cut.state, cut.error_code, cut.cost_state) == ("settled", "client_disconnected", "estimated")
+    assert (other.state, other.cost_state) == ("failed", "unknown")
 
 
 def test_the_process_waits_until_what_was_cut_is_on_the_books(client: httpx.Client, upstream: Upstream) -> None:
