@@ -71,7 +71,7 @@ def main() -> None:
         with site.configured(folder), machine.upstream(other, folder / "upstream.log") as upstream:
             token = site.make_rows(f"http://{machine.HOST}:{upstream}/v1")
             # A vendor that hangs is waited for seconds instead of minutes.
-            env = {"AI_TIMEOUT_FIRST_BYTE": "2", "AI_TIMEOUT_TOTAL": "5", "LOG_LEVEL": "WARNING"}
+            env = {"AI_TIMEOUT_FIRST_BYTE": "5", "AI_TIMEOUT_TOTAL": "15", "LOG_LEVEL": "WARNING"}
             with site.served(folder, core, "probe:application", env) as server:
                 traffic = Traffic(server.port, token, site.faulty_model(), options.seed)
                 look = looker(server, upstream)

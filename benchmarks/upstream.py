@@ -119,13 +119,13 @@ class Pace:
     def __init__(self, chunks: int, interval: float) -> None:
         self.chunks = chunks
         self.interval = interval
-        self._due: deque[tuple[float, asyncio.Transport, int]] = deque()
+        self._due: deque[tuple[float, asyncio.Transport, int, bool]] = deque()
 
-    def begin(self, transport: asyncio.Transport) -> None:
-        """Send the first chunk, and have the others sent."""
+    def begin(self, transport: asyncio.Transport, *, is_cut: bool) -> None:
+        """Send the first chunk, and have the others sent; `is_cut`: three more, and then the connection is cut."""
         loop = asyncio.get_running_loop()
         transport.write(STREAM_HEAD + FIRST)
-        self._due.append((loop.time() + self.interval, transport, self.chunks - 1))
+        self._due.append((loop.time() + self.interval, transport, 4 if is_cut else self.chunks - 1, is_cut))
         if len(self._due) == 1:
             loop.call_at(self._due[0][0], self._send)
 
@@ -133,14 +133,16 @@ class Pace:
         loop, due = asyncio.get_running_loop(), self._due
         now = loop.time() + 0.0005  # what is due within this is not worth another turn of the loop
         while due and due[0][0] <= now:
-            at, transport, left = due.popleft()
+            at, transport, left, is_cut = due.popleft()
             if transport.is_closing():
                 continue
-            if left == 1:
-                transport.write(LAST)
-            else:
+            if left > 1:
                 transport.write(CHUNK)
-                due.append((at + self.interval, transport, left - 1))
+                due.append((at + self.interval, transport, left - 1, is_cut))
+            elif is_cut:
+                transport.abort()
+            else:
+                transport.write(LAST)
         if due:
             loop.call_at(due[0][0], self._send)
 
@@ -184,9 +186,7 @@ class Vendor(asyncio.Protocol):
         elif fault == b"hang":
             pass
         elif path.endswith(b"/chat/completions") and STREAM.search(body):
-            self.pace.begin(self.transport)
-            if fault == b"cut-stream":
-                asyncio.get_running_loop().call_later(3.5 * self.pace.interval, self.transport.abort)
+            self.pace.begin(self.transport, is_cut=fault == b"cut-stream")
         else:
             known = (reply for end, reply in WHOLE.items() if path.endswith(end))
             self.transport.write(next(known, NOT_FOUND))
