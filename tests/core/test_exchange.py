@@ -515,8 +515,7 @@ async def test_silence_within_a_stream_has_an_end(upstream: Upstream) -> None:
 
 @on_both_loops
 async def test_silence_after_a_reader_took_his_time_has_an_end(upstream: Upstream) -> None:
-    gate = Gate()
-    upstream.send(Reply(200, [b"x" * (16 << 20), gate, HANG], {"content-type": "audio/mpeg"}))
+    upstream.send(Reply(200, [b"x" * (16 << 20), HANG], {"content-type": "audio/mpeg"}))
     answer = await post(upstream.url, limits=IMPATIENT, streams=True)
     await asyncio.sleep(3 * IMPATIENT.first_byte)  # his time, in which nothing is read: nobody's silence
     received = 0

@@ -135,7 +135,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, bytes]:
 
 def test_any_value_in_any_field(http: httpx.Client, door: str) -> None:
     @settings(
-        max_examples=300 if door == "asgi" else 80,
+        max_examples=150 if door == "asgi" else 40,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],

@@ -62,7 +62,7 @@ events = st.lists(
 places = st.lists(st.integers(0, 1 << 20), max_size=30)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(events, places, st.booleans(), st.sampled_from([1, 64, 1 << 20]))
 def test_pieces_make_no_difference(
     chosen: list[tuple[int, bytes, bool]], places: list[int], ends_whole: bool, read_after: int
