@@ -396,4 +396,4 @@ def test_a_header_that_goes_on_brings_no_other_along(fold: str, wire: Wire, vend
     for request in vendor.requests:
         assert "x-smuggled" not in request.headers
         assert request.headers["authorization"] == "Bearer sk-0123456789abcdef"
-        assert b"smuggled" not in request.headers.get("user-agent", "").lower().encode()
+        assert "\n" not in request.headers.get("user-agent", "")
