@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
+from logging.handlers import QueueHandler
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ from django.db import connection
 from pytest_django import DjangoDbBlocker
 from rest_framework.test import APIClient
 
-from src.ai.models import AIModel, AIProvider, APIToken
+from src.ai.models import AIModel, AIProvider, APIToken, UsageRecord
+from src.ai.services.ledger.writer import writer as books_writer
 from tests.upstream.server import Upstream
 
 
@@ -120,6 +124,25 @@ def make_model() -> Callable[..., AIModel]:
         )
 
     return make
+
+
+@pytest.fixture
+def ended() -> Iterator[Callable[[], UsageRecord]]:
+    """Waits until a call has come to its end, and gives its record as it then is."""
+    lines: Queue[logging.LogRecord] = Queue()
+    handler = QueueHandler(lines)
+    calls = logging.getLogger("src.ai.calls")
+    calls.addHandler(handler)
+    calls.setLevel(logging.INFO)
+
+    def wait() -> UsageRecord:
+        lines.get(timeout=10)
+        assert books_writer.drain(10)
+        return UsageRecord.objects.get()
+
+    yield wait
+    calls.removeHandler(handler)
+    calls.setLevel(logging.NOTSET)
 
 
 def codes(response: Any) -> list[str]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
-from logging.handlers import QueueHandler
-from queue import Queue
 from typing import Any
 
 import httpx
@@ -87,25 +84,6 @@ def parsed(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
             yield name, json.loads(line.removeprefix("data: "))
-
-
-@pytest.fixture
-def ended() -> Iterator[Callable[[], UsageRecord]]:
-    """Waits until a call has come to its end, and gives its record as it then is."""
-    lines: Queue[logging.LogRecord] = Queue()
-    handler = QueueHandler(lines)
-    calls = logging.getLogger("src.ai.calls")
-    calls.addHandler(handler)
-    calls.setLevel(logging.INFO)
-
-    def wait() -> UsageRecord:
-        lines.get(timeout=10)
-        assert books_writer.drain(10)
-        return UsageRecord.objects.get()
-
-    yield wait
-    calls.removeHandler(handler)
-    calls.setLevel(logging.NOTSET)
 
 
 def sent(response: Any) -> Events:

@@ -17,7 +17,7 @@ from src.ai.exceptions import (
     UnknownURL,
 )
 from src.ai.models import AIModel
-from src.ai.providers.passthrough import IMAGES, Fields
+from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Fields
 from src.ai.services.caller import Caller, calling
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.bodies import is_list, read_field, read_fields
@@ -27,7 +27,6 @@ from src.ai.services.gateway.routing import CAPABILITIES, NAME_SHOWN, find_targe
 from src.ai.services.gateway.sessions import Session, open_session
 from src.ai.services.gateway.translating import translate
 from src.ai.services.gateway.wire import JSON, ErrorAnswer, Request, Responder, error_answer, server_error, to_json
-from src.core.database import lend_connections
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +34,10 @@ PREFIX: Final = "/v1"
 MODELS: Final = "models"
 # What a body must have; the rest is between the caller and the vendor.
 _REQUIRED: Final[Mapping[str, tuple[str, type | None]]] = {
-    "chat/completions": ("messages", list),
-    "images/generations": ("prompt", str),
-    "audio/speech": ("input", str),
-    "embeddings": ("input", None),
+    CHAT: ("messages", list),
+    IMAGES: ("prompt", str),
+    SPEECH: ("input", str),
+    EMBEDDINGS: ("input", None),
 }
 
 
@@ -124,14 +123,7 @@ async def _usable(session: Session, request: Request) -> list[AIModel]:
     try:
         return usable_models(session, Catalogue(memory_only=True))
     except NotInMemory:
-        return await request.run_sync(_usable_in_thread, session)
-
-
-def _usable_in_thread(session: Session) -> list[AIModel]:
-    try:
-        return usable_models(session, Catalogue())
-    finally:
-        lend_connections()
+        return await request.run_sync(lambda: usable_models(session, Catalogue()))
 
 
 def _find(models: list[AIModel], name: str) -> AIModel:

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy
 from src.ai.exceptions import InvalidBody, InvalidRequest
 from src.ai.providers.passthrough import Fields, to_value
 
+LONGEST_REPLY: Final = 10_000_000  # tokens: more than any model has
 _decoder: Final = msgspec.json.Decoder(Fields)
 _PAST_FLOATS: Final = 10**300
 _WANTED: Final = {

@@ -26,12 +26,21 @@ from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Field
 from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
 from src.ai.services import rates
-from src.ai.services.gateway.bodies import is_null, read_field
+from src.ai.services.gateway.bodies import LONGEST_REPLY, is_null, read_field
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
-from src.ai.services.gateway.wire import Headers, Request, Responder, error_object, to_headers, to_json
+from src.ai.services.gateway.wire import (
+    KEEP_ALIVE,
+    STREAM_HEADERS,
+    Headers,
+    Request,
+    Responder,
+    error_object,
+    to_headers,
+    to_json,
+)
 from src.ai.services.ledger.entries import CallFacts, Settle
 from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most, longest_reply
 from src.ai.services.ledger.meter import Meter
@@ -43,12 +52,9 @@ from src.core.exchange import Answer, Endpoint, RawHeaders
 from src.core.http import Timeouts
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
-KEEP_ALIVE: Final = b": keep-alive\n\n"
-STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 IMAGE_TOKENS: Final = 5000  # more than a vendor counts for an image in a message at its finest (OpenAI, 2026-11)
 _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
 STREAMED: Final = (CHAT, IMAGES)
-LONGEST_REPLY: Final = 10_000_000  # tokens
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further

@@ -17,7 +17,6 @@ from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.wire import Request
 from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
-from src.core.database import lend_connections
 from src.core.exchange import Endpoint
 from src.core.http import Timeouts, timeouts
 
@@ -72,7 +71,7 @@ async def find_target(session: Session, endpoint: str, name: str, request: Reque
     try:
         target = _find(session, endpoint, name, Catalogue(memory_only=True))
     except NotInMemory:
-        target = await request.run_sync(_find_in_thread, session, endpoint, name)
+        target = await request.run_sync(lambda: _find(session, endpoint, name, Catalogue()))
     session.remember(endpoint, name, target)
     return target
 
@@ -85,13 +84,6 @@ def model_name(model: AIModel) -> str:
 def usable_models(session: Session, catalogue: Catalogue) -> list[AIModel]:
     """The models that the token's owner may use, in the order in which they are tried."""
     return [model for model in catalogue.all_active_models() if _is_usable(model, session, catalogue)]
-
-
-def _find_in_thread(session: Session, endpoint: str, name: str) -> Target:
-    try:
-        return _find(session, endpoint, name, Catalogue())
-    finally:
-        lend_connections()
 
 
 def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> Target:

@@ -19,7 +19,6 @@ from src.ai.services.token_rules import rules_of
 from src.ai.services.tokens import find_token, note_use, token_in_memory
 from src.core.cache.freshness import Memory
 from src.core.cache.namespaces import CacheSize, CacheTTL
-from src.core.database import lend_connections
 
 if TYPE_CHECKING:
     from src.ai.services.gateway.routing import Target
@@ -80,18 +79,15 @@ async def open_session(request: Request) -> Session:
 
 
 def _open(secret: str) -> Session:
-    try:
-        stamp = freshness.current()
-        token = find_token(secret)
-        if token is None:
-            raise InvalidAPIKey()
-        kept = token_in_memory(secret)
-        session = Session(kept or token)
-        if kept is not None and stamp is not None:
-            _sessions.put(kept.digest, stamp, session)
-        return session
-    finally:
-        lend_connections()
+    stamp = freshness.current()
+    token = find_token(secret)
+    if token is None:
+        raise InvalidAPIKey()
+    kept = token_in_memory(secret)
+    session = Session(kept or token)
+    if kept is not None and stamp is not None:
+        _sessions.put(kept.digest, stamp, session)
+    return session
 
 
 async def _note_use(session: Session, request: Request) -> None:
@@ -99,11 +95,4 @@ async def _note_use(session: Session, request: Request) -> None:
     if session.noted_at and now - session.noted_at < LAST_USE_PRECISION.total_seconds():
         return
     session.noted_at = now
-    await request.run_sync(_note, session.token)
-
-
-def _note(token: APIToken) -> None:
-    try:
-        note_use(copy(token))
-    finally:
-        lend_connections()
+    await request.run_sync(note_use, copy(session.token))

@@ -17,25 +17,30 @@ from django.utils.translation import gettext as _
 from src.ai.exceptions import AIError, InvalidRequest, UnsupportedParameter
 from src.ai.providers.passthrough import CHAT, IMAGES, SPEECH, Fields
 from src.ai.results import Media, Reply, ReplyStream, ResultInfo, Usage
-from src.ai.services.gateway.bodies import read_any, read_field
+from src.ai.services.gateway.bodies import LONGEST_REPLY, read_any, read_field
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
-from src.ai.services.gateway.wire import JSON, Headers, Request, Responder, error_object, to_headers, to_json
+from src.ai.services.gateway.wire import (
+    JSON,
+    KEEP_ALIVE,
+    STREAM_HEADERS,
+    Headers,
+    Request,
+    Responder,
+    error_object,
+    to_headers,
+    to_json,
+)
 from src.ai.services.limit_headers import limit_headers
 from src.ai.services.unified_service import UnifiedAIService
 
 T = TypeVar("T")
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
-EVENT_STREAM: Final[Headers] = [
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-]
-# What would change the reply in a way that an operation can't: to leave it out would be to answer another question.
+EVENT_STREAM: Final[Headers] = [(b"content-type", b"text/event-stream; charset=utf-8"), *STREAM_HEADERS]
 PCM: Final = (1, 2, 24_000)  # channels, bytes, samples a second (developers.openai.com, "Text to speech")
+# What would change the reply in a way that an operation can't: to leave it out would be to answer another question.
 _CHANGES_MEANING: Final = ("tools", "tool_choice", "functions", "function_call", "response_format", "audio", "logprobs")
-LONGEST_REPLY: Final = 10_000_000
 
 
 async def translate(session: Session, target: Target, fields: Fields, request: Request, responder: Responder) -> None:
@@ -143,7 +148,7 @@ async def _stream(
         await responder.write(chunk({"role": "assistant", "content": ""}) + chunk({"content": first}))
         try:
             async for text in stream:
-                await responder.write(chunk({"content": text}) if text else b": keep-alive\n\n")
+                await responder.write(chunk({"content": text}) if text else KEEP_ALIVE)
         except AIError as error:
             await responder.write(_event({"error": error_object(error)}))
         else:

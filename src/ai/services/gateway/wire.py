@@ -31,11 +31,14 @@ from src.ai.exceptions import (
     http_status,
 )
 from src.ai.services.limit_headers import limit_headers
+from src.core.database import lend_connections
 from src.core.loop import Errands
 
 T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
 
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+STREAM_HEADERS: Final[Headers] = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 JSON: Final = (b"content-type", b"application/json")
 NEVER_RETRY: Final = (b"x-should-retry", b"false")
 # The types and codes that clients know (openai 3.54.0, _exceptions.py; developers.openai.com, "Error codes").
@@ -74,7 +77,7 @@ class Request:
         return self.errands is None
 
     async def run_sync(self, function: Callable[..., T], *args: Any) -> T:
-        """The result of a function that uses the database.
+        """The result of a function that uses the database. Its connections are lent to others afterwards.
 
         Raises:
             LedgerUnavailable: the database is away.
@@ -93,6 +96,8 @@ def _with_database(function: Callable[..., T], *args: Any) -> T:
     except (InterfaceError, OperationalError) as error:
         close_old_connections()  # the next one may be better
         raise LedgerUnavailable(retry_after=1) from error
+    finally:
+        lend_connections()
 
 
 class Responder(Protocol):
