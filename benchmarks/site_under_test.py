@@ -115,7 +115,9 @@ def commit_time() -> float:
 
 
 def make_rows(base_url: str) -> str:
-    """A vendor with a budget, a faulty one, a model for each kind of call, and an admin with limits; their token."""
+    """A vendor with a budget, a faulty one, models for each kind of call, an admin with limits; their token, which has all
+    that a token may carry.
+    """
     from django.contrib.auth.models import User
 
     from src.ai.models import AdminProviderSettings, AIModel, AIProvider, APIToken
@@ -151,7 +153,14 @@ def make_rows(base_url: str) -> str:
         pricing_input=0.02,
         pricing_output=0,
     )
-    _row, token = APIToken.objects.create(user=admin, name="bench")
+    _row, token = APIToken.objects.create(
+        user=admin,
+        name="bench",
+        capabilities=["chat", "embedding"],
+        requests_per_minute=10_000_000,
+        concurrent_requests=10_000,
+        monthly_budget=1_000_000,
+    )
     return str(token)
 
 
