@@ -115,8 +115,8 @@ def commit_time() -> float:
 
 
 def make_rows(base_url: str) -> str:
-    """A vendor with a budget, a faulty one, models for each kind of call, an admin with limits; their token, which has all
-    that a token may carry.
+    """A vendor with a budget, a faulty one, a model for each kind of call, and an admin with limits; their token, with
+    capabilities, rates and a budget of its own.
     """
     from django.contrib.auth.models import User
 
