@@ -2,8 +2,10 @@
 
 import json
 import logging
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,19 +17,28 @@ PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
     """What the caller passed as `extra`."""
-    return {key: value for key, value in vars(record).items() if key not in PLAIN_FIELDS}
+    return {key: value for key, value in record.__dict__.items() if key not in PLAIN_FIELDS}
 
 
 class FactsFormatter(logging.Formatter):
     """`time level logger: message key=value …`: what the caller passed as `extra` follows the message."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and below it a traceback if there is one."""
+        clock = f"{_second(int(record.created))},{int(record.msecs):03d}"
+        line = f"{clock} {record.levelname} {record.name}: {record.getMessage()}"
+        lines = [" ".join([line, *[f"{key}={value!r}" for key, value in facts_of(record).items()]])]
+        if record.exc_info:
+            lines.append(self.formatException(record.exc_info))
+        if record.stack_info:
+            lines.append(self.formatStack(record.stack_info))
+        return "\n".join(lines)
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line, with one `key=value` per extra attribute."""
-        facts = [f"{key}={value!r}" for key, value in facts_of(record).items()]
-        return " ".join([super().formatMessage(record), *facts])
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    """A moment by the local clock. Calls come by the thousand in one second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 class JSONFormatter(logging.Formatter):

@@ -174,15 +174,17 @@ def parse_usage(usage: Mapping[str, Any] | None) -> Usage | None:
         return None
     read = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     wrote = usage.get("completion_tokens_details") or usage.get("output_tokens_details") or {}
-    counted = Usage(
-        input_tokens=_count(usage, "prompt_tokens", "input_tokens"),
-        output_tokens=_count(usage, "completion_tokens", "output_tokens"),
-        cache_read_tokens=_first(
-            _count(read, "cached_tokens"), _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
-        ),
-        reasoning_tokens=_count(wrote, "reasoning_tokens"),
+    input_tokens = _count(usage, "prompt_tokens", "input_tokens")
+    output_tokens = _count(usage, "completion_tokens", "output_tokens")
+    cached = _count(read, "cached_tokens")
+    if cached is None:
+        cached = _count(usage, "prompt_cache_hit_tokens", "cached_tokens")
+    reasoning = _count(wrote, "reasoning_tokens")
+    if (input_tokens, output_tokens, cached, reasoning) == (None, None, None, None):
+        return None
+    return Usage(
+        input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=cached, reasoning_tokens=reasoning
     )
-    return None if counted == Usage() else counted
 
 
 def parse_decimal(value: object) -> Decimal | None:
@@ -220,7 +222,3 @@ def _count(usage: object, *names: str) -> int | None:
         if (count := as_count(usage.get(name))) is not None:
             return count
     return None
-
-
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)

@@ -6,7 +6,8 @@ Names are those of OpenTelemetry's GenAI conventions where these have one, else 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from src.ai.services.ledger.entries import CallFacts, Settle
@@ -15,7 +16,8 @@ logger = logging.getLogger("src.ai.calls")
 
 # Where the conventions name a vendor otherwise than its slug.
 PROVIDER_NAMES: Final = {"gemini": "gcp.gemini"}
-_LINE: Final = {
+_LINE: Final[Mapping[str, Any]] = {
+    **vars(logging.makeLogRecord({})),
     "name": logger.name,
     "levelno": logging.INFO,
     "levelname": logging.getLevelName(logging.INFO),
@@ -27,25 +29,33 @@ def log_calls(facts: CallFacts, entries: Iterable[Settle]) -> None:
     """One line for each request to a vendor, as it ends."""
     if logger.isEnabledFor(logging.INFO):
         for entry in entries:
-            # Made here, as `logger.info` would look up the calling line, which costs as much again.
-            logger.handle(logging.makeLogRecord({**_LINE, **call_attributes(facts, entry)}))
+            logger.handle(_record(call_attributes(facts, entry)))
+
+
+def _record(attributes: Mapping[str, Any]) -> logging.LogRecord:
+    """Made here, as `logger.info` would look up the calling line, the thread and the process, which costs more."""
+    record = logging.LogRecord.__new__(logging.LogRecord)
+    now = time.time()
+    since_start = _LINE["relativeCreated"] + (now - _LINE["created"]) * 1000
+    record.__dict__.update(_LINE, created=now, msecs=now % 1 * 1000, relativeCreated=since_start, **attributes)
+    return record
 
 
 def call_attributes(facts: CallFacts, entry: Settle) -> dict[str, Any]:
     """What is known of a request; what is not is left out."""
-    usage = entry.usage
+    usage, provider = entry.usage, facts.provider_slug
     attributes = {
         "request_id": facts.request_id,
         "record": str(entry.id),
         "admin_id": facts.admin_id,
         "key_source": facts.key_source,
-        "gen_ai.provider.name": PROVIDER_NAMES.get(facts.provider_slug, facts.provider_slug),
+        "gen_ai.provider.name": PROVIDER_NAMES.get(provider, provider),
         "gen_ai.operation.name": facts.operation,
         "gen_ai.request.model": facts.model_name,
         "gen_ai.request.stream": facts.streamed,
         "state": entry.state.value,
-        "error.type": entry.error_code,
-        "gen_ai.response.id": entry.response_id,
+        "error.type": entry.error_code or None,
+        "gen_ai.response.id": entry.response_id or None,
         "gen_ai.response.finish_reasons": [entry.finish_reason] if entry.finish_reason else None,
         "gen_ai.usage.input_tokens": usage.input_tokens,
         "gen_ai.usage.output_tokens": usage.output_tokens,
@@ -59,4 +69,4 @@ def call_attributes(facts: CallFacts, entry: Settle) -> dict[str, Any]:
         "latency_ms": entry.latency_ms,
         "first_chunk_ms": entry.first_chunk_ms,
     }
-    return {name: value for name, value in attributes.items() if value not in (None, "")}
+    return {name: value for name, value in attributes.items() if value is not None}
