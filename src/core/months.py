@@ -58,7 +58,9 @@ def _month(day: date, calendar: str, zone: ZoneInfo) -> Month:
     else:
         first = day.replace(day=1)
         following = (first + timedelta(days=31)).replace(day=1)
-    return Month(first, datetime.combine(first, time.min, zone), datetime.combine(following, time.min, zone))
+    # In UTC, as a moment of another zone takes long to compare.
+    begin, end = (datetime.combine(day, time.min, zone).astimezone(UTC) for day in (first, following))
+    return Month(first, begin, end)
 
 
 _current: Month | None = None  # what it was when it was last asked for

@@ -8,11 +8,12 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from inspect import iscoroutinefunction
 from typing import Final
-from uuid import uuid4
 
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.decorators import sync_and_async_middleware
+
+from src.core.ids import new_id
 
 HEADER: Final = "X-Request-Id"
 
@@ -27,7 +28,7 @@ def current_request_id() -> str:
 
 def name_request(sent: str) -> str:
     """Name the request that is answered from here on: `sent`, where that is a sane name, else a new one."""
-    name = sent if _SANE.fullmatch(sent) else uuid4().hex
+    name = sent if sent and _SANE.fullmatch(sent) else new_id()
     _current.set(name)
     return name
 

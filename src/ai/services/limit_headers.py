@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import Final
 
 from src.ai.models import UsagePeriod
 from src.ai.services.ledger.entries import Standing
 from src.core.months import month_of
+
+_ADMIN: Final = UsagePeriod.Scope.ADMIN
 
 
 def limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
@@ -16,7 +19,7 @@ def limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for standing in standings:
         limit = standing.limit
-        if limit.period.scope != UsagePeriod.Scope.ADMIN:
+        if limit.period.scope != _ADMIN:
             continue
         if limit.requests is not None:
             headers["X-AI-Limit"] = str(limit.requests)

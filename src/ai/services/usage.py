@@ -22,6 +22,7 @@ from src.ai.services.caller import current_caller
 from src.ai.services.ledger.entries import CallFacts, Limit, Standing
 from src.ai.services.ledger.estimates import FREE
 from src.ai.services.ledger.meter import Settled
+from src.ai.services.token_rules import TokenRules
 from src.ai.signals import ai_call_settled, ai_key_failing, ai_limit_near
 from src.core.months import Month, month_of
 
@@ -37,45 +38,73 @@ def limits_of_admin(provider: AIProvider, own: AdminProviderSettings | None) -> 
 
 
 def call_facts(
-    *,
-    model: AIModel,
-    admin: AbstractUser,
-    own: AdminProviderSettings | None,
-    source: KeySource,
-    capability: str,
-    operation: str,
-    streamed: bool,
-    seconds: float,
-    held_cost: Decimal | None,
+    *, model: AIModel, admin: AbstractUser, own: AdminProviderSettings | None, source: KeySource, **call: Any
 ) -> CallFacts:
-    """What the books are to know of a call.
+    """What the books are to know of a call of `current_caller()`; `call` as `CallKind.facts` has it."""
+    caller = current_caller()
+    kind = CallKind(model, admin, own, source, caller.rules)
+    return kind.facts(token=caller.token, request_id=caller.request_id, **call)
 
-    Args:
-        seconds: the longest that it may take.
-        held_cost: the most that it should cost in US$; `None` where a price is not known.
-    """
-    provider, caller, rules = model.provider, current_caller(), current_caller().rules
-    lasting = _lasting_facts(
-        month_of().first,
-        (provider.pk, provider.slug),
-        (model.pk, model.model_id, model.pricing_input, model.pricing_output),
-        (admin.pk, admin.get_username()[:150]),
-        source,
-        "" if rules is None else rules.token,
-        limits_of_admin(provider, own),
-        provider.shared_monthly_budget,
-        None if rules is None else rules.monthly_budget,
-    )
-    return CallFacts(
-        **lasting,
-        token=caller.token,
-        capability=capability,
-        operation=operation,
-        request_id=caller.request_id or uuid4().hex,
-        streamed=streamed,
-        held_cost=FREE if held_cost is None else held_cost,
-        lease_seconds=seconds + LEASE_MARGIN,
-    )
+
+class CallKind:
+    """What is the same for all calls of one admin, by one token, to one model."""
+
+    __slots__ = ("_lasting", "_month", "_of")
+
+    def __init__(
+        self,
+        model: AIModel,
+        admin: AbstractUser,
+        own: AdminProviderSettings | None,
+        source: KeySource,
+        rules: TokenRules | None,
+    ) -> None:
+        provider = model.provider
+        self._of = (
+            (provider.pk, provider.slug),
+            (model.pk, model.model_id, model.pricing_input, model.pricing_output),
+            (admin.pk, admin.get_username()[:150]),
+            source,
+            "" if rules is None else rules.token,
+            limits_of_admin(provider, own),
+            provider.shared_monthly_budget,
+            None if rules is None else rules.monthly_budget,
+        )
+        self._month: date | None = None
+        self._lasting: Mapping[str, Any] = {}
+
+    def facts(
+        self,
+        *,
+        token: str,
+        request_id: str,
+        capability: str,
+        operation: str,
+        streamed: bool,
+        seconds: float,
+        held_cost: Decimal | None,
+    ) -> CallFacts:
+        """What the books are to know of a call.
+
+        Args:
+            token: the first characters of the token that was sent.
+            request_id: the name of the request; empty where it has none.
+            seconds: the longest that it may take.
+            held_cost: the most that it should cost in US$; `None` where a price is not known.
+        """
+        month = month_of().first
+        if month != self._month:
+            self._month, self._lasting = month, _lasting_facts(month, *self._of)
+        return CallFacts(
+            **self._lasting,
+            token=token,
+            capability=capability,
+            operation=operation,
+            request_id=request_id or uuid4().hex,
+            streamed=streamed,
+            held_cost=FREE if held_cost is None else held_cost,
+            lease_seconds=seconds + LEASE_MARGIN,
+        )
 
 
 # By what the rows say and not by the rows, so that nothing old can be found in it.

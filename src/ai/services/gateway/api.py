@@ -67,9 +67,7 @@ async def _answer(request: Request, responder: Responder) -> None:
     endpoint = request.path
     if endpoint in CAPABILITIES:
         _check_method(request, "POST")
-        caller = Caller(session.token.token_key, request.request_id, shares_connections=True, rules=session.rules)
-        with calling(caller):
-            await _generate(session, endpoint, request, responder)
+        await _generate(session, endpoint, request, responder)
     elif endpoint == MODELS:
         _check_method(request, "GET")
         models = await _usable(session, request)
@@ -93,7 +91,9 @@ async def _generate(session: Session, endpoint: str, request: Request, responder
         raise InvalidRequest(reason=_("Name the 'model'. GET /v1/models lists them."), attr="model")
     target = await find_target(session, endpoint, name, request)
     if target.route is None or target.goes_to is None:
-        await translate(session, target, fields, request, responder)
+        caller = Caller(session.token.token_key, request.request_id, shares_connections=True, rules=session.rules)
+        with calling(caller):
+            await translate(session, target, fields, request, responder)
     else:
         passage = Passage(session, target, target.route, target.goes_to, fields, request, responder, len(body))
         del body, fields  # they may be megabytes, and an answer may take minutes

@@ -50,7 +50,7 @@ def read_field(fields: Fields, name: str, kind: type, *, required: bool = False)
     Raises:
         InvalidRequest: it is of another type, or is required and absent.
     """
-    value = read_any(fields, name)
+    value = read_any(fields, name) if name in fields else None
     if value is None and not required:
         return None
     if kind is float and isinstance(value, int) and abs(value) < _PAST_FLOATS:

@@ -46,7 +46,7 @@ from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most, longest
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
-from src.ai.services.usage import LEASE_MARGIN, aannounce, call_facts, keep_texts, somebody_listens
+from src.ai.services.usage import LEASE_MARGIN, aannounce, keep_texts, somebody_listens
 from src.core import http
 from src.core.exchange import Answer, Endpoint, RawHeaders
 from src.core.http import Timeouts
@@ -182,11 +182,9 @@ class Passage:
         target = self.target
         output = self._output_tokens(fields) if target.endpoint == CHAT else 0
         held = cost_at_most(target.model, self._input_tokens(fields), output)
-        return call_facts(
-            model=target.model,
-            admin=session.admin,
-            own=target.own,
-            source=target.source,
+        return target.kind.facts(
+            token=session.token.token_key,
+            request_id=self.request.request_id,
             capability=target.capability,
             operation=target.operation,
             streamed=self.is_stream,
@@ -196,11 +194,10 @@ class Passage:
 
     def _output_tokens(self, fields: Fields) -> int:
         """The most that all replies together may come to. A limit that no vendor takes is none."""
-        limits = [read_field(fields, name, int) for name in _MAX_TOKENS]
-        asked = max((limit for limit in limits if limit is not None), default=0)
+        asked = max([read_field(fields, name, int) or 0 for name in _MAX_TOKENS])
+        longest = min(asked, LONGEST_REPLY) if asked > 0 else longest_reply(self.target.model)
         replies = read_field(fields, "n", int) or 1
-        longest = longest_reply(self.target.model)
-        return (min(asked, LONGEST_REPLY) if asked > 0 else longest) * min(max(replies, 1), MOST_REPLIES)
+        return longest * min(max(replies, 1), MOST_REPLIES)
 
     def _input_tokens(self, fields: Fields) -> int:
         """What the request may come to: a token is at least a byte, but for images in it."""
@@ -235,7 +232,7 @@ class Passage:
                 fields[named] = fields.pop("max_completion_tokens")
             return
         limit = self.target.provider.config.get("max_tokens")
-        if limit is None and any(one.budget is not None for one in facts.limits):
+        if limit is None and any([one.budget is not None for one in facts.limits]):
             limit = longest_reply(self.target.model)
         if limit is not None:
             fields[named] = to_raw(limit)

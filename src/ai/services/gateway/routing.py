@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from src.ai.exceptions import InvalidConfig, ModelAmbiguous, ModelLacksCapability, NoSuchModel
-from src.ai.models import AdminProviderSettings, AIModel
+from src.ai.models import AIModel
 from src.ai.providers.base import BaseProvider
 from src.ai.providers.errors import Call
 from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Route
-from src.ai.services.access import KeySource, ModelAccessState, choose_key_source
+from src.ai.services.access import ModelAccessState, choose_key_source
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.wire import Request
 from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
+from src.ai.services.usage import CallKind
 from src.core.exchange import Endpoint
 from src.core.http import Timeouts, timeouts
 
@@ -45,8 +46,7 @@ class Target:
     endpoint: str
     model: AIModel
     capability: str
-    own: AdminProviderSettings | None
-    source: KeySource
+    kind: CallKind
     provider: BaseProvider
     route: Route | None
     goes_to: Endpoint | None
@@ -99,12 +99,12 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
     except ValueError as error:
         raise InvalidConfig(provider=provider_row.slug, reason=str(error), attr="config") from error
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
+    source = choose_key_source(provider=provider_row, admin=admin, own=own)
     return Target(
         endpoint=endpoint,
         model=model,
         capability=capability,
-        own=own,
-        source=choose_key_source(provider=provider_row, admin=admin, own=own),
+        kind=CallKind(model, admin, own, source, session.rules),
         provider=provider,
         route=route,
         goes_to=goes_to,

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
 
 from asgiref.sync import sync_to_async
@@ -184,7 +185,12 @@ def to_json(data: object) -> bytes:
 
 
 def to_headers(named: Mapping[str, str]) -> Headers:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
+    return [(_wire_name(name), value.encode("latin-1")) for name, value in named.items()]
+
+
+@lru_cache(maxsize=256)
+def _wire_name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
 
 
 def _language(request: Request | None) -> str:
