@@ -10,7 +10,7 @@ from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
 from src.ai.services.gateway import api
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.wire import Headers, Request
-from src.core.graceful import Application, Receive, Scope, Send
+from src.core.graceful import Application, Message, Receive, Scope, Send
 from src.core.request_id import name_request
 
 _PATH: Final = f"{api.PREFIX}/"
@@ -108,21 +108,41 @@ async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise BodyTooLarge(limit=limit)
+    parts: list[bytes] = []
+    size, more = 0, True
+
+    def take(message: Message) -> None:
+        nonlocal size, more
+        if message["type"] == "http.disconnect":
+            raise BodyIncomplete()
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLarge(limit=limit)
+        more = message.get("more_body", False)
+
+    if (message := _at_once(receive)) is not None:
+        take(message)
+    if more:
+        try:
+            async with asyncio.timeout(seconds):
+                while more:
+                    take(await receive())
+        except TimeoutError as error:
+            raise BodyTimeout(seconds=seconds) from error
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _at_once(receive: Receive) -> Message | None:
+    """What has come already: mostly all there is, and a time-out costs more than to read it. None says to wait."""
+    waiting = receive().__await__()
     try:
-        async with asyncio.timeout(seconds):
-            parts, size, more = [], 0, True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise BodyIncomplete()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise BodyTooLarge(limit=limit)
-                more = message.get("more_body", False)
-            return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError as error:
-        raise BodyTimeout(seconds=seconds) from error
+        next(waiting)
+    except StopIteration as done:
+        message: Message = done.value
+        return message
+    waiting.close()
+    return None
 
 
 def _is_secure(scope: Scope, headers: dict[bytes, bytes]) -> bool:
