@@ -49,7 +49,7 @@ def call_facts(
 class CallKind:
     """What is the same for all calls of one admin, by one token, to one model."""
 
-    __slots__ = ("_lasting", "_month", "_of")
+    __slots__ = ("_lasting", "_month", "_of", "has_budget")
 
     def __init__(
         self,
@@ -60,15 +60,19 @@ class CallKind:
         rules: TokenRules | None,
     ) -> None:
         provider = model.provider
+        own_limits = limits_of_admin(provider, own)
+        shared_budget = provider.shared_monthly_budget if source is KeySource.SHARED else None
+        token_budget = None if rules is None else rules.monthly_budget
+        self.has_budget = (own_limits[1], shared_budget, token_budget) != (None, None, None)
         self._of = (
             (provider.pk, provider.slug),
             (model.pk, model.model_id, model.pricing_input, model.pricing_output),
             (admin.pk, admin.get_username()[:150]),
             source,
             "" if rules is None else rules.token,
-            limits_of_admin(provider, own),
-            provider.shared_monthly_budget,
-            None if rules is None else rules.monthly_budget,
+            own_limits,
+            shared_budget,
+            token_budget,
         )
         self._month: date | None = None
         self._lasting: Mapping[str, Any] = {}

@@ -127,7 +127,7 @@ class Passage:
         self._lease: rates.Lease | None = None
         self._input = fields.get("input")
         facts = self._facts(session, fields)
-        self.body = self._body(fields, facts)
+        self.body = self._body(fields)
         self.meter = Meter(facts, Desk(request.errands, alone=request.is_alone), str(target.model.provider))
 
     async def run(self) -> None:
@@ -206,11 +206,11 @@ class Passage:
         shrunk, images = _DATA_URL.subn(b"", bytes(fields["messages"]))
         return len(shrunk) + images * IMAGE_TOKENS if images else self._size
 
-    def _body(self, fields: Fields, facts: CallFacts) -> bytes:
-        route, model = self.route, self.target.model
-        fields["model"] = to_raw(model.model_id)
+    def _body(self, fields: Fields) -> bytes:
+        route = self.route
+        fields["model"] = self.target.model_field
         if self.target.endpoint == CHAT:
-            self._limit_reply(fields, facts)
+            self._limit_reply(fields)
             if self.is_stream and route.stream_usage:
                 options = read_field(fields, "stream_options", dict) or {}
                 self._asked_usage = options.get("include_usage") is True
@@ -222,8 +222,7 @@ class Passage:
             fields[name] = to_raw(value)
         return encode(fields)
 
-    def _limit_reply(self, fields: Fields, facts: CallFacts) -> None:
-        """Where the caller sets no limit: the configured one, else what a budget was held for."""
+    def _limit_reply(self, fields: Fields) -> None:
         named = self.route.max_tokens_field
         if not is_null(fields, "max_tokens"):
             return
@@ -231,10 +230,7 @@ class Passage:
             if named == "max_tokens":  # its other name may be ignored silently, as by DeepSeek (2026-11)
                 fields[named] = fields.pop("max_completion_tokens")
             return
-        limit = self.target.provider.config.get("max_tokens")
-        if limit is None and any([one.budget is not None for one in facts.limits]):
-            limit = longest_reply(self.target.model)
-        if limit is not None:
+        if (limit := self.target.reply_limit) is not None:
             fields[named] = to_raw(limit)
 
     async def _ask(self) -> Answer:

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Raw
+
 from src.ai.exceptions import InvalidConfig, ModelAmbiguous, ModelLacksCapability, NoSuchModel
 from src.ai.models import AIModel
 from src.ai.providers.base import BaseProvider
 from src.ai.providers.errors import Call
-from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Route
+from src.ai.providers.passthrough import CHAT, EMBEDDINGS, IMAGES, SPEECH, Route, to_raw
 from src.ai.services.access import ModelAccessState, choose_key_source
 from src.ai.services.catalogue import Catalogue, NotInMemory
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.wire import Request
+from src.ai.services.ledger.estimates import longest_reply
 from src.ai.services.token_rules import allows, check
 from src.ai.services.unified_service import UnifiedAIService
 from src.ai.services.usage import CallKind
@@ -41,12 +44,18 @@ _ALL_CAPABILITIES: Final = frozenset(name for names in CAPABILITIES.values() for
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How one token's requests to an endpoint for a model are answered. `route` is None where it is by an operation."""
+    """How one token's requests to an endpoint for a model are answered. `route` is None where it is by an operation.
+
+    `reply_limit` is the tokens that a reply may have where the caller sets no limit: the configured ones, else what a
+    budget is held for.
+    """
 
     endpoint: str
     model: AIModel
     capability: str
     kind: CallKind
+    model_field: Raw
+    reply_limit: int | None
     provider: BaseProvider
     route: Route | None
     goes_to: Endpoint | None
@@ -100,11 +109,17 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
         raise InvalidConfig(provider=provider_row.slug, reason=str(error), attr="config") from error
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
     source = choose_key_source(provider=provider_row, admin=admin, own=own)
+    kind = CallKind(model, admin, own, source, session.rules)
+    reply_limit = provider.config.get("max_tokens")
+    if reply_limit is None and kind.has_budget:
+        reply_limit = longest_reply(model)
     return Target(
         endpoint=endpoint,
         model=model,
         capability=capability,
-        kind=CallKind(model, admin, own, source, session.rules),
+        kind=kind,
+        model_field=to_raw(model.model_id),
+        reply_limit=reply_limit,
         provider=provider,
         route=route,
         goes_to=goes_to,
