@@ -4,7 +4,8 @@
     give_back(claim, turn)               the place of a turn that was taken is free again; never waits
 
 In Redis both are entries of one script, and what comes up while a round trip is under way goes into the next one
-together: under load one round trip serves many.
+together: under load one round trip serves many. redis-py connects; what goes over the connection is written and read
+here, as its streams take several times as long over it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from math import ceil
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import redis
 from django.conf import settings
 from redis import asyncio as aioredis
+from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
@@ -47,11 +50,12 @@ class RedisAway(Exception):
     """Redis does not answer, or can't count."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Claim:
     """What holds for a key: turns `per_minute`, in any 60 seconds, and `at_once`; 0 is no limit.
 
-    A place that nobody gives back is free again after `held` seconds.
+    A place that nobody gives back is free again after `held` seconds. Keep a claim for the calls to come: what Redis is
+    sent of it is made once.
     """
 
     key: str
@@ -71,9 +75,10 @@ async def take(claim: Claim, turn: str) -> int:
     url = settings.REDIS_URL
     if not url:
         return _memory.take(claim, turn)
-    if Outage.of(url).is_on:
+    line = _lines.get((asyncio.get_running_loop(), url)) or await _new_line(url)
+    if line.outage.is_on:
         raise RedisAway
-    return await (await _line(url)).take(claim, turn)
+    return await line.take(claim, turn)
 
 
 def take_here(claim: Claim, turn: str) -> int:
@@ -95,7 +100,8 @@ def give_back(claim: Claim, turn: str) -> None:
 
 
 async def _give_back_there(url: str, claim: Claim, turn: str) -> None:
-    (await _line(url)).give_back(claim, turn)
+    line = _lines.get((asyncio.get_running_loop(), url)) or await _new_line(url)
+    line.give_back(claim, turn)
 
 
 def new_turn() -> str:
@@ -178,9 +184,9 @@ _SCRIPT: Final = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local verdicts = {}
-for i, entry in ipairs(ARGV) do
-  local minute, places = KEYS[2 * i - 1], KEYS[2 * i]
-  local per_minute, at_once, held, turn = string.match(entry, '^(%d+) (%d+) (%d+) (.+)$')
+for i = 1, #KEYS / 2 do
+  local minute, places, turn = KEYS[2 * i - 1], KEYS[2 * i], ARGV[2 * i]
+  local per_minute, at_once, held = string.match(ARGV[2 * i - 1], '^(%d+) (%d+) (%d+)$')
   per_minute, at_once, held = tonumber(per_minute), tonumber(at_once), tonumber(held)
   local verdict = 0
   if held == 0 then
@@ -217,13 +223,106 @@ return verdicts
 _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
-@dataclass(slots=True, eq=False)
-class _Asked:
-    claim: Claim
-    turn: str
-    verdict: asyncio.Future[int]
+def _word(text: object) -> str:
+    """One word of a command, as Redis reads it."""
+    return f"${len(str(text).encode())}\r\n{text}\r\n"
 
 
+@lru_cache(maxsize=1024)
+def _words(prefix: str, claim: Claim) -> tuple[str, str]:
+    """The keys of a claim, and what holds for them."""
+    keys = _word(f"{prefix}minute:{claim.key}") + _word(f"{prefix}places:{claim.key}")
+    return keys, _word(f"{claim.per_minute} {claim.at_once} {ceil(claim.held * 1000)}")
+
+
+_BY_NAME: Final = _word("EVALSHA") + _word(_SHA)
+_WHOLE: Final = _word("EVAL") + _word(_SCRIPT)
+_GIVEN_BACK: Final = _word("0 0 0")
+_NOTHING: Final = Claim("", 0, 0, 0)
+
+
+class _Wire(asyncio.Protocol):
+    """A connection that redis-py has made ready, for one call of the script at a time."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._size = 0
+        self._received = b""
+        self._answered: Callable[[list[int] | Exception], None] | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self.is_proven = False  # it has carried an answer
+        transport.set_protocol(self)
+
+    @property
+    def is_lost(self) -> bool:
+        return self._is_closed or self._transport.is_closing()
+
+    def ask(self, command: bytes, size: int, seconds: float, answered: Callable[[list[int] | Exception], None]) -> None:
+        """Send a command and have `answered` called with its `size` numbers, or why there are none."""
+        self._size, self._received, self._answered = size, b"", answered
+        self._deadline = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+        self._transport.write(command)
+
+    def drop(self) -> None:
+        """Close it. What it would still answer is nobody's."""
+        self._answered = None
+        self._close()
+
+    def data_received(self, data: bytes) -> None:
+        received = self._received = self._received + data
+        if not received.endswith(b"\r\n"):
+            return
+        if received.startswith(b"-"):
+            error: Exception = DefaultParser.parse_error(received[1:-2].decode(errors="replace"))  # type: ignore[no-untyped-call]
+            self._end(error)
+            return
+        length, *numbers, _ = received.split(b"\r\n")
+        if len(numbers) < self._size and length == b"*%d" % self._size:
+            return  # there is more to come
+        try:
+            answer = [int(number.removeprefix(b":")) for number in numbers]
+        except ValueError:
+            answer = []
+        if len(answer) != self._size:
+            self._end(redis.ConnectionError("what it answers is not what it was asked"))
+            return
+        self.is_proven = True
+        self._end(answer)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._close()
+        self._end(redis.ConnectionError(str(error or "the connection was closed")))
+
+    def _close(self) -> None:
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._transport.abort()
+
+    def _look(self) -> None:
+        """One timer for many calls: each only moves the deadline."""
+        self._timer = None
+        if self._answered is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._look)
+        else:
+            self._end(TimeoutError("Redis did not answer in time"))
+
+    def _end(self, answer: list[int] | Exception) -> None:
+        answered, self._answered = self._answered, None
+        if answered is not None:
+            answered(answer)
+        else:  # nobody has asked
+            self._close()
+
+
+_Asked = tuple[Claim, str, "asyncio.Future[int]"]
 _Left = tuple[Claim, str]
 
 
@@ -232,12 +331,16 @@ class _Line:
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.outage = Outage.of(url)
         self.keeper: AsyncIterator[None] | None = None
         self._url = url
         self._prefix = f"{settings.CACHE_KEY_PREFIX}turnstile:"
         self._asked: list[_Asked] = []
         self._left: list[_Left] = []
-        self._trips: asyncio.Task[None] | None = None
+        self._is_going = False  # a round trip is under way, or about to be
+        self._trip: tuple[Sequence[_Asked], Sequence[_Left]] = ((), ())
+        self._wire: _Wire | None = None
+        self._connecting: asyncio.Task[None] | None = None
         self._again: asyncio.TimerHandle | None = None
         self._is_told = False
         # Without time-outs of its own: two that end inside one another lose connections.
@@ -247,11 +350,11 @@ class _Line:
         self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]
 
     async def take(self, claim: Claim, turn: str) -> int:
-        asked = _Asked(claim, turn, self.loop.create_future())
-        self._asked.append(asked)
+        verdict: asyncio.Future[int] = self.loop.create_future()
+        self._asked.append((claim, turn, verdict))
         self._go()
         try:
-            return await asked.verdict
+            return await verdict
         except asyncio.CancelledError:
             if claim.at_once:  # it may have been granted meanwhile
                 self.give_back(claim, turn)
@@ -262,109 +365,109 @@ class _Line:
         self._go()
 
     def _go(self) -> None:
-        if self._trips is None:
-            self._trips = self.loop.create_task(self._travel())
+        if not self._is_going:
+            self._is_going = True
+            self.loop.call_soon(self._set_off)
 
-    async def _travel(self) -> None:
+    def _set_off(self) -> None:
+        asked, self._asked = self._asked[:MOST_TOGETHER], self._asked[MOST_TOGETHER:]
+        left, self._left = self._left[:MOST_TOGETHER], self._left[MOST_TOGETHER:]
+        asked = [one for one in asked if not one[2].done()]
+        self._trip = asked, left
+        if not (asked or left):
+            self._is_going = False
+        elif self._wire is None or self._wire.is_lost:
+            self._connect()
+        else:
+            self._send(self._wire, _BY_NAME)
+
+    def _send(self, wire: _Wire, script: str) -> None:
+        asked, left = self._trip
+        size = len(asked) + len(left)
+        keys: list[str] = []
+        entries: list[str] = []
+        for claim, turn in left:  # first: they make room
+            keys.append(_words(self._prefix, claim)[0])
+            entries += _GIVEN_BACK, _word(turn)
+        for claim, turn, _ in asked:
+            words = _words(self._prefix, claim)
+            keys.append(words[0])
+            entries += words[1], _word(turn)
+        command = f"*{3 + 4 * size}\r\n{script}{_word(2 * size)}{''.join(keys)}{''.join(entries)}"
+        wire.ask(command.encode(), size, settings.REDIS_TIMEOUT, self._arrived)
+
+    def _arrived(self, answer: list[int] | Exception) -> None:
+        wire = cast(_Wire, self._wire)
+        if isinstance(answer, list):
+            self._is_told = False
+            asked, left = self._trip
+            for (_, _, verdict), number in zip(asked, answer[len(left) :], strict=True):
+                if not verdict.done():
+                    verdict.set_result(number)
+            # Once the loop has gone round: setting off at once would make many small trips of a few.
+            self.loop.call_soon(self.loop.call_soon, self._set_off)
+        elif isinstance(answer, NoScriptError):
+            self._send(wire, _WHOLE)
+        elif wire.is_lost and wire.is_proven:  # Redis has closed it since it was last used: that alone is no outage
+            self._connect()
+        else:
+            self._fail(answer)
+
+    def _connect(self) -> None:
+        self._connecting = self.loop.create_task(self._travel_anew())
+
+    async def _travel_anew(self) -> None:
         try:
-            while self._asked or self._left:
-                asked, self._asked = self._asked[:MOST_TOGETHER], self._asked[MOST_TOGETHER:]
-                left, self._left = self._left[:MOST_TOGETHER], self._left[MOST_TOGETHER:]
-                asked = [one for one in asked if not one.verdict.done()]
-                if asked or left:
-                    await self._travel_with(asked, left)
-        except RedisAway:
-            waiting, self._asked = self._asked, []
-            self._refuse(waiting)
-            if self._left and self._again is None:
-                self._again = self.loop.call_later(RETRY_AFTER, self._go_again)
-        finally:
-            self._trips = None
+            async with asyncio.timeout(settings.REDIS_CONNECT_TIMEOUT):
+                await self._connection.disconnect(nowait=True)  # else it takes itself for connected
+                await self._connection.connect()
+            # redis-py has no public name for it.
+            wire = self._wire = _Wire(self._connection._writer.transport, self.loop)
+            self._send(wire, _BY_NAME)
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _fail(self, error: BaseException) -> None:
+        (asked, left), self._trip = self._trip, ((), ())
+        if self._wire is not None:
+            self._wire.drop()
+        # Some may have been granted, and what was left may still be taken: the next trip gives all of it back.
+        self._left = [*left, *((claim, turn) for claim, turn, _ in asked if claim.at_once), *self._left]
+        del self._left[MOST_KEPT:]
+        waiting, self._asked = self._asked, []
+        for *_, verdict in (*asked, *waiting):
+            if not verdict.done():
+                verdict.set_exception(RedisAway())
+        self._is_going = False
+        if isinstance(error, Exception):
+            self._note(error)
+        if self._left and self._again is None:
+            self._again = self.loop.call_later(RETRY_AFTER, self._go_again)
 
     def _go_again(self) -> None:
         self._again = None
         self._go()
 
-    async def _travel_with(self, asked: Sequence[_Asked], left: Sequence[_Left]) -> None:
-        try:
-            verdicts = await self._ask(asked, left)
-        except BaseException as error:
-            # Some may have been granted, and what was left may still be taken: the next trip gives all of it back.
-            self._left = [*left, *((one.claim, one.turn) for one in asked if one.claim.at_once), *self._left]
-            del self._left[MOST_KEPT:]
-            self._refuse(asked)
-            if not isinstance(error, Exception):
-                raise
-            self._note(error)
-            raise RedisAway from error
-        self._is_told = False
-        for one, verdict in zip(asked, verdicts[len(left) :], strict=True):
-            if not one.verdict.done():
-                one.verdict.set_result(verdict)
-
-    def _refuse(self, asked: Sequence[_Asked]) -> None:
-        for one in asked:
-            if not one.verdict.done():
-                one.verdict.set_exception(RedisAway())
-
-    async def _ask(self, asked: Sequence[_Asked], left: Sequence[_Left]) -> list[int]:
-        keys: list[str] = []
-        entries: list[str] = []
-        for claim, turn in left:  # first: they make room
-            keys += self._keys(claim)
-            entries.append(f"0 0 0 {turn}")
-        for one in asked:
-            claim = one.claim
-            keys += self._keys(claim)
-            entries.append(f"{claim.per_minute} {claim.at_once} {ceil(claim.held * 1000)} {one.turn}")
-        command = (len(keys), *keys, *entries)
-        if self._connection.is_connected:
-            try:
-                return await self._evaluate(command)
-            except TimeoutError:
-                raise
-            except (OSError, redis.ConnectionError):
-                pass  # Redis has closed it since it was last used: that alone is no outage
-        async with asyncio.timeout(settings.REDIS_CONNECT_TIMEOUT):
-            await self._connection.connect()
-        return await self._evaluate(command)
-
-    def _keys(self, claim: Claim) -> tuple[str, str]:
-        return f"{self._prefix}minute:{claim.key}", f"{self._prefix}places:{claim.key}"
-
-    async def _evaluate(self, command: tuple[Any, ...]) -> list[int]:
-        try:
-            async with asyncio.timeout(settings.REDIS_TIMEOUT):
-                try:
-                    return await self._execute("EVALSHA", _SHA, *command)
-                except NoScriptError:
-                    return await self._execute("EVAL", _SCRIPT, *command)
-        except BaseException:
-            await self._connection.disconnect(nowait=True)  # what it would still answer is nobody's
-            raise
-
-    async def _execute(self, *command: Any) -> list[int]:
-        await self._connection.send_command(*command)
-        answer: list[int] = await self._connection.read_response()
-        return answer
-
     def _note(self, error: Exception) -> None:
         if means_away(error):
-            Outage.of(self._url).begin(error, lambda: _try(self._url))
+            self.outage.begin(error, lambda: _try(self._url))
         elif not self._is_told:
             self._is_told = True
             logger.error("Redis can't count", extra={"reason": f"{type(error).__name__}: {error}"})
 
     async def close(self) -> None:
         """Give back what is left, if Redis takes it, and let go of the connection."""
-        if self._trips is not None:
-            self._trips.cancel()
-            await asyncio.gather(self._trips, return_exceptions=True)
+        with suppress(RedisAway):
+            if self._is_going:
+                await self.take(_NOTHING, "")  # comes back when what was under way has ended
+            while self._left and not self.outage.is_on:
+                await self.take(_NOTHING, "")
         if self._again is not None:
             self._again.cancel()
-        if self._left and not Outage.of(self._url).is_on:
-            with suppress(Exception):
-                await self._ask([], self._left)
+        if self._wire is not None:
+            self._wire.drop()
         with suppress(Exception):
             await self._connection.disconnect(nowait=True)
 
@@ -379,17 +482,15 @@ def _try(url: str) -> None:
 # -- the lines of a process --------------------------------------------------------------------------------------------
 
 
-async def _line(url: str) -> _Line:
-    """The running loop's line to this Redis, for as long as the loop lives."""
+async def _new_line(url: str) -> _Line:
+    """A line of the running loop to this Redis, for as long as the loop lives."""
     loop = asyncio.get_running_loop()
-    line = _lines.get((loop, url))
-    if line is None:
-        with _lock:
-            for key in [key for key in _lines if key[0].is_closed()]:
-                _ended.append(_lines.pop(key))
-            line = _lines[loop, url] = _Line(url, loop)
-        line.keeper = _close_with_loop(line, url)
-        await anext(line.keeper)
+    with _lock:
+        for key in [key for key in _lines if key[0].is_closed()]:
+            _ended.append(_lines.pop(key))
+        line = _lines[loop, url] = _Line(url, loop)
+    line.keeper = _close_with_loop(line, url)
+    await anext(line.keeper)
     return line
 
 

@@ -6,16 +6,20 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
 import pytest
 import redis
+import uvloop
 from asgiref.sync import async_to_sync
 from django.contrib.auth.models import User
 from pytest_django import Settings
@@ -31,11 +35,12 @@ from tests import vendor_answers as answers
 from tests.conftest import codes
 from tests.ledger.processes import Client as SiteClient
 from tests.ledger.processes import Processes, listening, this_database
-from tests.ledger.services import Redis
+from tests.ledger.services import Redis, free_port
 from tests.upstream.server import Gate, Upstream, whole
 
 PLACES, CALLERS = 5, 32
 CHAT = "/api/admin/ai/chat/send"
+LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
 
 
 def rules(**limits: int) -> TokenRules:
@@ -367,6 +372,152 @@ def provider(
     )
     make_model(row, "chat")
     return row
+
+
+@pytest.mark.redis
+@LOOPS
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:{password}@127.0.0.1:{port}/3?client_name=turnstile",
+        "unix://:{password}@{folder}/socket?db=3&client_name=turnstile",
+        "rediss://:{password}@localhost:{tls_port}/3?client_name=turnstile&ssl_ca_certs={certificate}",
+    ],
+    ids=["tcp", "unix", "tls"],
+)
+def test_a_url_may_ask_for_all_that_redis_py_knows(
+    run: Callable[[Coroutine[Any, Any, Any]], Any],
+    url: str,
+    certificate: Path,
+    settings: Settings,
+) -> None:
+    password, tls_port = token_hex(8), free_port()
+    asked = rules(concurrent_requests=1)
+
+    async def take_and_give_back() -> None:
+        for _ in range(3):
+            lease = await rates.acquire(asked, 60)
+            assert lease
+            with pytest.raises(TokenRateLimited):
+                await rates.acquire(asked, 60)
+            assert "turnstile" in {client["name"] for client in store.client_list()}
+            assert store.info("keyspace")["db3"]["keys"] == 1
+            lease.release()
+            store.client_kill_filter(_type="normal", skipme=True)  # the next round has to connect again
+
+    with TemporaryDirectory() as folder:  # a socket's path may not be long
+        secure = ["--tls-port", str(tls_port), "--tls-auth-clients", "no"]
+        for kind in ("cert", "key", "ca-cert"):
+            secure += [f"--tls-{kind}-file", str(certificate)]
+        with (
+            Redis("--unixsocket", f"{folder}/socket", *secure) as started,
+            redis.Redis(port=started.port) as store,
+        ):
+            store.config_set("requirepass", password)
+            settings.REDIS_URL = url.format(
+                password=password, port=started.port, folder=folder, tls_port=tls_port, certificate=certificate
+            )
+            run(take_and_give_back())
+            until(lambda: "turnstile" not in {client["name"] for client in store.client_list()})
+            assert "db3" not in store.info("keyspace")
+
+
+@pytest.mark.redis
+@LOOPS
+def test_a_connection_or_a_script_that_redis_has_dropped_is_no_outage(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], server: Redis
+) -> None:
+    async def go_on() -> None:
+        asked = rules(requests_per_minute=6)
+        with redis.Redis(port=server.port) as store:
+            for drop in (store.script_flush, lambda: store.client_kill_filter(_type="normal", skipme=True)) * 3:
+                await rates.acquire(asked, 60)
+                drop()
+        with pytest.raises(TokenRateLimited):
+            await rates.acquire(asked, 60)
+
+    run(go_on())
+    assert not Outage.of(server.url).is_on
+
+
+@pytest.mark.redis
+@LOOPS
+def test_a_loop_that_ends_gives_back_what_is_left(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], server: Redis
+) -> None:
+    asked = rules(concurrent_requests=1)
+
+    async def take_and_leave() -> None:
+        lease = await rates.acquire(asked, 60)
+        assert lease
+        with redis.Redis(port=server.port) as store:
+            store.client_kill_filter(_type="normal", skipme=True)  # so that it has to connect for it
+        lease.release()
+
+    for _ in range(3):
+        run(take_and_leave())
+
+
+@pytest.mark.redis
+@LOOPS
+def test_an_answer_may_come_in_pieces(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], server: Redis, settings: Settings
+) -> None:
+    asked = rules(concurrent_requests=PLACES, requests_per_minute=1000)
+
+    async def all_at_once() -> list[Any]:
+        return await asyncio.gather(*(rates.acquire(asked, 60) for _ in range(100)), return_exceptions=True)
+
+    def relay(client: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", server.port)) as there, ThreadPoolExecutor(1) as thread:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            back = thread.submit(pass_on, there, client, 1)
+            pass_on(client, there, 1 << 16)
+            back.result()
+
+    def pass_on(source: socket.socket, target: socket.socket, size: int) -> None:
+        with suppress(OSError):
+            while data := source.recv(size):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    with played_by(relay) as url:
+        settings.REDIS_URL = url
+        got = Counter(type(one) for one in run(all_at_once()))
+        settings.REDIS_URL = server.url
+    assert got == {rates.Lease: PLACES, TokenRateLimited: 100 - PLACES}
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("answer", [b"*2\r\n:0\r\n:0\r\n", b"*1\r\n$-1\r\n", b"+OK\r\n"])
+def test_an_answer_that_is_none_takes_nobody_in(answer: bytes, settings: Settings) -> None:
+    def play(client: socket.socket) -> None:
+        with suppress(OSError):
+            while asked := client.recv(1 << 16):
+                client.sendall(answer if b"EVAL" in asked else b"+OK\r\n" * asked.count(b"CLIENT"))
+
+    with played_by(play) as url:
+        settings.REDIS_URL = url
+        with pytest.raises(RatesUnavailable):
+            asyncio.run(rates.acquire(rules(requests_per_minute=1), 60))
+        assert Outage.of(url).is_on
+        Outage.of(url).is_on = False
+
+
+@contextmanager
+def played_by(play: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The URL of what plays a Redis for one connection."""
+
+    def serve() -> None:
+        with listener.accept()[0] as client:
+            play(client)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        listener.settimeout(20)
+        served = thread.submit(serve)
+        yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+        served.result()
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

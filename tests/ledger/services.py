@@ -70,7 +70,10 @@ class Postgres:
 
 
 class Redis:
-    """A Redis of its own, that keeps nothing."""
+    """A Redis of its own, that keeps nothing. `options` are more of its own."""
+
+    def __init__(self, *options: str) -> None:
+        self._options = options
 
     def __enter__(self) -> Self:
         self.port = free_port()
@@ -85,7 +88,7 @@ class Redis:
         program = shutil.which("redis-server")
         assert program, "redis-server is not installed"
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        self.process = subprocess.Popen([program, *options], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([program, *options, *self._options], stdout=subprocess.DEVNULL)
         until(self.answers)
 
     def stop(self) -> None:

@@ -10,6 +10,7 @@ or, with `AI_RATES_FAIL_OPEN`, let through. A token without rates costs nothing.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from math import ceil
 from typing import Final, cast
 
@@ -106,7 +107,10 @@ class holding:
 
 
 def _claim(rules: TokenRules, seconds: float) -> Claim:
-    return Claim(rules.token, rules.requests_per_minute or 0, rules.concurrent_requests or 0, seconds)
+    return _kept_claim(rules.token, rules.requests_per_minute or 0, rules.concurrent_requests or 0, seconds)
+
+
+_kept_claim: Final = lru_cache(maxsize=1024)(Claim)
 
 
 def _decided(rules: TokenRules, claim: Claim, turn: str, verdict: int) -> Lease | None:
