@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from decimal import Decimal
 from io import BytesIO
 from typing import Any, Self
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Units of one call as the vendor reported them; names follow OpenTelemetry's GenAI conventions.
 
     `input_tokens` includes the cached ones, `output_tokens` includes reasoning.
@@ -33,14 +34,13 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """The sum unit by unit; a unit that neither side reported stays unknown."""
         sums: dict[str, Any] = {}
-        for unit in fields(self):
-            known = [value for value in (getattr(self, unit.name), getattr(other, unit.name)) if value is not None]
-            sums[unit.name] = sum(known) if known else None
+        for unit in self.__struct_fields__:
+            known = [value for value in (getattr(self, unit), getattr(other, unit)) if value is not None]
+            sums[unit] = sum(known) if known else None
         return Usage(**sums)
 
 
-@dataclass(slots=True, kw_only=True)
-class ResultInfo:
+class ResultInfo(msgspec.Struct, kw_only=True):
     """The facts that come along with a result."""
 
     usage: Usage | None = None
@@ -57,9 +57,9 @@ class ResultInfo:
 
     def update(self, other: ResultInfo) -> None:
         """Take over every fact that `other` knows."""
-        for fact in fields(other):
-            if (value := getattr(other, fact.name)) != fact.default:
-                setattr(self, fact.name, value)
+        for fact, default in zip(self.__struct_fields__, self.__struct_defaults__, strict=True):
+            if (value := getattr(other, fact)) != default:
+                setattr(self, fact, value)
 
 
 class _Result:

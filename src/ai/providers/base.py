@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import replace
 from io import BytesIO
 from typing import Any, ClassVar, Final
+
+from msgspec import structs
 
 from src.ai.exceptions import ContentInvalid, InvalidConfig, OperationNotSupported
 from src.ai.providers import content
@@ -129,7 +130,7 @@ class BaseProvider(ABC):
         except ValueError as error:
             problem = str(error)
         second = await self.generate_content(content.build_repair_prompt(first, problem), **kwargs)
-        info = replace(_info(second), usage=_sum_usage(_info(first).usage, _info(second).usage))
+        info = structs.replace(_info(second), usage=_sum_usage(_info(first).usage, _info(second).usage))
         try:
             return Article(content.parse_article(second, keywords=keywords), info)
         except ValueError as error:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from io import BytesIO
 from typing import Any, ClassVar, Final, get_args
 
+from msgspec import structs
+
 from src.ai.exceptions import ContentBlocked, EmptyReply, ProviderBadRequest, ProviderError, ProviderUnavailable
 from src.ai.providers import errors, gemini_format, gemini_media, gemini_models
 from src.ai.providers.base import ConfigType
@@ -124,7 +126,7 @@ class GeminiProvider(HTTPVendor):
             raise failures[0]
         first, *more = images
         usage = sum((image.info.usage or Usage() for image in images), Usage())
-        whole = replace(first.info, usage=usage, dropped_params=(*dropped, *(["n"] if failures else [])))
+        whole = structs.replace(first.info, usage=usage, dropped_params=(*dropped, *(["n"] if failures else [])))
         for image in images:
             image.info = whole
         first.more = tuple(more)
@@ -148,7 +150,7 @@ class GeminiProvider(HTTPVendor):
             if plain is None:
                 raise
             media = await self._recording(replace(ask, body=plain))
-        media.info.usage = replace(media.info.usage or Usage(), characters=len(text))
+        media.info.usage = structs.replace(media.info.usage or Usage(), characters=len(text))
         media.info.dropped_params = dropped
         return media
 
@@ -258,7 +260,7 @@ class GeminiProvider(HTTPVendor):
             _check_image(call, part)
             data = decode_image(part.files[0].data)
             media = Media(data, media_type(data) or part.files[0].mime_type, part.info)
-            media.info.usage = replace(part.usage or Usage(), images=1)
+            media.info.usage = structs.replace(part.usage or Usage(), images=1)
             return media
 
         return await self._ask(ask, parse, in_thread=True)

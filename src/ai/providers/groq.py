@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import httpx
+from msgspec import structs
 
 from src.ai.exceptions import ProviderError
 from src.ai.providers import errors
@@ -131,7 +132,7 @@ class GroqProvider(OpenAISpeech):
             joined = join_wavs([recording.getvalue() for recording in recordings])
         except ValueError as error:
             raise errors.invalid_response(call, str(error)) from error
-        return Media(joined, "audio/wav", replace(recordings[0].info, usage=Usage(characters=len(text))))
+        return Media(joined, "audio/wav", structs.replace(recordings[0].info, usage=Usage(characters=len(text))))
 
     def build_speech(self, model: str, text: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """`response_format` must be sent and be "wav"; an unknown voice of a known model is replaced."""

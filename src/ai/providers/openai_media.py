@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Final
+
+from msgspec import structs
 
 from src.ai.providers import errors
 from src.ai.providers.media_bytes import decode_image, media_type, playable
@@ -75,7 +76,7 @@ class OpenAIImages(OpenAICompatible):
         if not images:
             raise ValueError("it holds no image")
         used = find_usage(data)
-        usage = replace(parse_usage(used) or Usage(), images=len(images))
+        usage = structs.replace(parse_usage(used) or Usage(), images=len(images))
         return images, ResultInfo(usage=usage, cost=parse_decimal(used.get("cost")) if used else None)
 
     async def _image_bytes(self, image: str) -> bytes:

@@ -15,6 +15,7 @@ from math import log
 from typing import Any, ClassVar, Final
 
 from django.utils.encoding import iri_to_uri
+from msgspec import structs
 
 from src.ai.exceptions import ContentBlocked, InvalidRequest, ProviderBadRequest, ProviderError, ProviderModelNotFound
 from src.ai.providers.base import ConfigType
@@ -197,7 +198,7 @@ class OpenRouterProvider(OpenAIImages, OpenAISpeech):
                 provider=call.provider, operation=call.operation, model=call.model, reason=text[:REASON_LENGTH]
             )
         return images, ResultInfo(
-            usage=replace(part.usage or Usage(), images=len(images)),
+            usage=structs.replace(part.usage or Usage(), images=len(images)),
             cost=part.cost,
             model=part.model,
             response_id=part.response_id,
@@ -324,7 +325,7 @@ def _as_one(images: list[Media]) -> Media:
     usages = [image.info.usage for image in images if image.info.usage]
     costs = [image.info.cost for image in images if image.info.cost is not None]
     usage = reduce(operator.add, usages) if usages else None
-    whole = replace(first.info, usage=usage, cost=sum(costs, Decimal(0)) if costs else None)
+    whole = structs.replace(first.info, usage=usage, cost=sum(costs, Decimal(0)) if costs else None)
     for image in images:
         image.info = whole
     first.more = tuple(more)

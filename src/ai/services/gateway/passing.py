@@ -6,12 +6,13 @@ import asyncio
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
 import httpx
 import msgspec
+from msgspec import structs
 
 from src.ai.exceptions import (
     AIError,
@@ -464,9 +465,9 @@ def _named(headers: RawHeaders) -> dict[str, str]:
 def _info(facts: Facts, endpoint: str) -> ResultInfo:
     info = facts.info
     if endpoint == IMAGES:
-        info.usage = replace(info.usage or Usage(), images=len(facts.data or ()))
+        info.usage = structs.replace(info.usage or Usage(), images=len(facts.data or ()))
     elif endpoint == EMBEDDINGS and info.usage is not None:
-        info.usage = replace(info.usage, output_tokens=0) if info.usage.input_tokens else None
+        info.usage = structs.replace(info.usage, output_tokens=0) if info.usage.input_tokens else None
     return info
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
+from msgspec import structs
 
 from src.ai.providers import openai_format
 from src.ai.providers.payload import read_json
@@ -213,7 +213,7 @@ class StreamWatch:
         if facts.type.endswith(_IMAGE_DONE):
             self.is_complete = True
             self._images += 1
-            info.usage = replace(info.usage or Usage(), images=self._images)
+            info.usage = structs.replace(info.usage or Usage(), images=self._images)
         if not facts.choices:
             return
         self._chunks += 1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
 from django.conf import settings
+from msgspec import structs
 
 from src.ai.models import AIModel, CostState
 from src.ai.results import ResultInfo, Usage
@@ -54,7 +54,7 @@ def guessed_usage(counted: Usage | None, args: Iterable[Any], kwargs: Mapping[st
     asked = sum(len(text.encode("utf-8", "replace")) for text in _texts((args, kwargs)))
     answered = len(reply.encode("utf-8", "replace"))
     read, written = counted.input_tokens, counted.output_tokens
-    return replace(
+    return structs.replace(
         counted,
         input_tokens=-(-asked // BYTES_PER_TOKEN) if read is None else read,
         output_tokens=-(-answered // BYTES_PER_TOKEN) if written is None else written,

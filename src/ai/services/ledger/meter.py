@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic
@@ -18,6 +18,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.formats import date_format
 from django.utils.text import format_lazy
+from msgspec import structs
 
 from src.ai.exceptions import (
     AIError,
@@ -187,7 +188,7 @@ class Meter(Attempts):
             if attempt.error is None and guess is None:
                 entries.append(self._failed(attempt, GeneratorExit()))
             elif attempt.error is None:
-                told = replace(info, usage=guess)
+                told = structs.replace(info, usage=guess)
                 entry = self._settled(attempt, told, requests=1, guessed=info.finish_reason is None)
                 entry.error_code = CLIENT_LEFT
                 entries.append(entry)
