@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Final
 
 from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
 from src.ai.services.gateway import api
 from src.ai.services.gateway.options import options
-from src.ai.services.gateway.wire import Headers, Request
+from src.ai.services.gateway.wire import SENT, Headers, Request
 from src.core.graceful import Application, Message, Receive, Scope, Send
 from src.core.request_id import name_request
 
@@ -78,8 +78,13 @@ class ASGIResponder:
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
 
-    async def write(self, piece: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+    def write(self, piece: bytes) -> Awaitable[None]:
+        """Begun at once, as most servers put it into the socket without waiting."""
+        steps = self._send({"type": "http.response.body", "body": piece, "more_body": True}).__await__()
+        try:
+            return _Rest(steps, next(steps))
+        except StopIteration:
+            return SENT
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
@@ -96,6 +101,29 @@ class ASGIResponder:
             pass
         self.left = True
         self._when_left()
+
+
+class _Rest:
+    """What is left of a coroutine that was begun outside of `await`."""
+
+    __slots__ = ("_steps", "_waits_for")
+
+    def __init__(self, steps: Generator[Any, Any, None], waits_for: object) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        steps, waits_for = self._steps, self._waits_for
+        try:
+            while True:
+                try:
+                    told = yield waits_for
+                except BaseException as error:
+                    waits_for = steps.throw(error)
+                else:
+                    waits_for = steps.send(told)
+        except StopIteration:
+            return
 
 
 async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:

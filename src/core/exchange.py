@@ -1,6 +1,6 @@
 """HTTP/1.1 for what only passes through: a request's bytes go out as they are, an answer's come in as they are.
 
-What `src.core.connections` is to httpx, without httpx and its objects: a piece of a stream costs a wake-up, no more.
+What `src.core.connections` is to httpx, without httpx and its objects: a piece of a stream wakes no task.
 The parser is httptools' (llhttp), the transport asyncio's. Errors are httpx's, as there.
 """
 
@@ -11,10 +11,14 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping
+from asyncio.tasks import _enter_task, _leave_task  # as the documentation has it, in "Extending"
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import inf
 from typing import Any, Final, Self, cast
 
 import httptools
@@ -30,7 +34,11 @@ UNREAD_LIMIT: Final = 256 * 1024  # bytes of a stream that wait to be read, befo
 _WHOLE: Final = (b"application/json", b"text/html")  # what no stream is sent as
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE: Final = re.compile(r"[\t -~]*")
+SHARE: Final = 80e-6  # seconds between two pieces of a stream, for each that runs: a quarter of the loop is theirs
+LONGEST_PAUSE: Final = 0.05  # seconds between two pieces that no reader minds
+LARGE: Final = 16 * 1024  # bytes that are worth a piece of their own
 RawHeaders = list[tuple[bytes, bytes]]
+Take = Callable[[bytes], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +110,24 @@ class Answer:
         """
         return await self._connection.next_piece() if self._connection else b""
 
+    async def hand_to(self, take: Take) -> None:
+        """Have `take` called with each piece, as if by the task that awaits this, until there is none.
+
+        What it returns is awaited before the next one; where that is nothing, the task is not even woken. Of many
+        streams on a loop each hands on its pieces more seldom, and several at a time.
+
+        Raises:
+            httpx.TransportError, TimeoutError: it broke off, or took too long; all that had come was taken before.
+            Exception: whatever `take` raises.
+        """
+        if self._connection is not None:
+            await self._connection.hand_to(take)
+
+    @property
+    def heard_at(self) -> float:
+        """When something came last, by the loop's clock."""
+        return self._connection.heard_at if self._connection else 0.0
+
     def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -112,6 +138,7 @@ class Exchanges:
     """The connections of one loop. Those that are idle wait for the next request to their origin."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
+        self.handover = Handover()
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
@@ -243,9 +270,100 @@ class Exchanges:
         return connection
 
 
+class Handover:
+    """The streams of one loop that have something to hand on.
+
+    They do so together, at the end of a turn: what is written in one go wakes a reader on the same machine once. And
+    the more run, the more seldom each does: a piece costs the same whatever its size, and all that is being begun has
+    to wait for it.
+    """
+
+    def __init__(self) -> None:
+        self.streams = 0  # that run
+        self._loop = asyncio.get_running_loop()
+        self._ready: list[Connection] = []
+        self._later: deque[tuple[float, Connection]] = deque()  # nearly in the order of their times
+
+    def add(self, connection: Connection) -> None:
+        """Have `hand_on` called when it is the connection's turn."""
+        due = connection.handed_at + min(self.streams * SHARE, LONGEST_PAUSE)
+        if connection.has_much or due <= connection.heard_at + 0.001:  # no timer is finer
+            self._ready.append(connection)
+            if len(self._ready) == 1:
+                self._loop.call_soon(self._hand_on_ready)
+            return
+        self._later.append((due, connection))
+        if len(self._later) == 1:
+            self._loop.call_at(due, self._hand_on_later)
+
+    def _hand_on_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for connection in ready:
+            connection.hand_on()
+
+    def _hand_on_later(self) -> None:
+        later, now = self._later, self._loop.time() + 0.001
+        while later and later[0][0] <= now:
+            later.popleft()[1].hand_on()
+        if later:
+            self._loop.call_at(later[0][0], self._hand_on_later)
+
+
+class _Taker:
+    """Who takes the pieces of a stream. A call is a step of the task that waits for the end of the stream."""
+
+    __slots__ = ("_context", "_take", "_task")
+
+    def __init__(self, take: Take) -> None:
+        self._take = take
+        self._task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._context = copy_context()
+
+    def __call__(self, piece: bytes) -> Awaitable[None] | None:
+        loop = self._task.get_loop()
+        _enter_task(loop, self._task)
+        try:
+            return self._context.run(self._take, piece)
+        finally:
+            _leave_task(loop, self._task)
+
+
 class Connection(asyncio.Protocol):
     """One connection, of one request at a time."""
 
+    __slots__ = (
+        "_answer",
+        "_aside",
+        "_deadline",
+        "_ends_with_connection",
+        "_error",
+        "_exchanges",
+        "_has_begun",
+        "_headers",
+        "_idle_since",
+        "_is_complete",
+        "_is_lost",
+        "_is_queued",
+        "_is_reading",
+        "_is_stream",
+        "_keeps_alive",
+        "_limit",
+        "_loop",
+        "_more",
+        "_parser",
+        "_pieces",
+        "_silence",
+        "_size",
+        "_status",
+        "_streams",
+        "_taker",
+        "_timer",
+        "handed_at",
+        "heard_at",
+        "origin",
+        "socket",
+        "transport",
+    )
     transport: asyncio.Transport
 
     def __init__(
@@ -257,7 +375,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._idle_since = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._last = 0.0  # when something came or went
+        self.heard_at = 0.0  # when something came or went, by the loop's clock
         self._deadline = 0.0
         self._silence = 0.0  # seconds that it may last
         self._limit = 0  # bytes that an answer may have that is read whole
@@ -275,7 +393,10 @@ class Connection(asyncio.Protocol):
         self._headers: RawHeaders = []
         self._pieces: list[bytes] = []
         self._size = 0  # bytes of `_pieces`
-        self._more: asyncio.Future[None] | None = None
+        self._more: asyncio.Future[Awaitable[None] | None] | None = None
+        self._taker: _Taker | None = None  # while it waits
+        self._is_queued = False  # to hand on what has come
+        self.handed_at = -inf  # the first piece has nothing to wait for
         self._error: Exception | None = None
         self._is_stream = False
         self._is_complete = False
@@ -291,9 +412,9 @@ class Connection(asyncio.Protocol):
         if self._is_lost:
             raise httpx.ReadError("the connection was closed before anything was asked")
         self._limit, self._streams, self._silence, self._deadline = limit, streams, silence, deadline
-        self._last = self._loop.time()
+        self.heard_at = self._loop.time()
         self._answer = answer = cast("asyncio.Future[Answer]", self._loop.create_future())
-        self._watch(min(self._last + silence, deadline))
+        self._watch(min(self.heard_at + silence, deadline))
         self.transport.writelines((head, body))
         try:
             return await answer
@@ -311,14 +432,61 @@ class Connection(asyncio.Protocol):
                 return b""
             self._more = self._loop.create_future()
             await self._more
+        return self._take_pieces()
+
+    def _take_pieces(self) -> bytes:
         pieces, self._pieces, self._size = self._pieces, [], 0
-        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if not self._is_reading:
             self._is_reading = True
-            self._last = self._loop.time()
-            self._watch(min(self._last + self._silence, self._deadline))
+            self.heard_at = self._loop.time()
+            self._watch(min(self.heard_at + self._silence, self._deadline))
             self.transport.resume_reading()
-        return piece
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def hand_to(self, take: Take) -> None:
+        """See `Answer`."""
+        taker, handover = _Taker(take), self._exchanges.handover
+        handover.streams += 1
+        try:
+            while True:
+                left = None
+                if self._pieces:
+                    left = take(self._take_pieces())
+                elif self._error is not None:
+                    raise self._error
+                elif self._is_complete:
+                    return
+                else:
+                    self._more, self._taker = self._loop.create_future(), taker
+                    left = await self._more
+                    self._taker = None
+                if left is not None:
+                    await left
+        finally:
+            self._taker = None
+            handover.streams -= 1
+
+    @property
+    def has_much(self) -> bool:
+        """Whether nothing is gained by waiting for more."""
+        return self._size >= LARGE
+
+    def hand_on(self) -> None:
+        """Give what has come to who takes it, if it is still waited for."""
+        self._is_queued = False
+        more, taker = self._more, self._taker
+        if more is None or more.done() or taker is None or not self._pieces:
+            return
+        self.handed_at = self._loop.time()
+        try:
+            left = taker(self._take_pieces())
+        except BaseException as error:
+            self._taker = None
+            more.set_exception(error)
+            return
+        if left is not None:
+            self._taker = None
+            more.set_result(left)
 
     def let_go(self) -> None:
         """The stream is read no further."""
@@ -341,7 +509,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._last = self._loop.time()
+        self.heard_at = self._loop.time()
         if self._is_idle or self._is_complete:
             self.transport.abort()  # nobody has asked for more
             return
@@ -356,6 +524,9 @@ class Connection(asyncio.Protocol):
             cause = error.__context__
             self._fail(cause if isinstance(cause, BodyTooLarge | httpx.RemoteProtocolError) else _no_http(str(error)))
         else:
+            if self._taker is not None and self._pieces and (self.has_much or not self._is_queued):
+                self._is_queued = True
+                self._exchanges.handover.add(self)
             if self._aside > HEAD_LIMIT:
                 self._fail(_no_http(f"it has more than {HEAD_LIMIT:,} bytes beside its body"))
 
@@ -421,7 +592,8 @@ class Connection(asyncio.Protocol):
         if self._size > UNREAD_LIMIT and self._is_reading:
             self._is_reading = False
             self.transport.pause_reading()
-        self._wake()
+        if self._taker is None:
+            self._wake()
 
     def on_message_complete(self) -> None:
         if not self._status:
@@ -429,7 +601,7 @@ class Connection(asyncio.Protocol):
         self._is_complete = True
         self._keeps_alive = self._parser.should_keep_alive()  # it knows no more after this
         if self._is_stream:
-            self._wake()
+            self._wake()  # who waits takes what is left
             return
         content = b"".join(self._pieces)
         self._answered(content)
@@ -495,10 +667,10 @@ class Connection(asyncio.Protocol):
             return  # and not yet read to its end
         elif now >= self._deadline:
             self._fail(TimeoutError())
-        elif now - self._last >= self._silence and self._is_reading:
+        elif now - self.heard_at >= self._silence and self._is_reading:
             self._fail(httpx.ReadTimeout(f"nothing came for {self._silence} seconds"))
         else:
-            due = self._deadline if not self._is_reading else min(self._deadline, self._last + self._silence)
+            due = self._deadline if not self._is_reading else min(self._deadline, self.heard_at + self._silence)
             self._watch(max(due, now + 0.01))
 
 

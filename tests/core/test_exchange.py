@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pytest_django import Settings
 
 from src.core import exchange, http
 from src.core.connections import ERROR_BODY_LIMIT, AnswerBroken
-from src.core.exchange import UNREAD_LIMIT, Answer, Endpoint
+from src.core.exchange import LARGE, UNREAD_LIMIT, Answer, Endpoint
 from src.core.http import BodyTooLarge, Timeouts
 from src.core.loop import io_loop
 from src.core.net_guard import UrlRefused
@@ -292,6 +293,211 @@ async def test_what_came_before_a_stream_broke_is_read_first(upstream: Upstream,
     with pytest.raises(httpx.ReadError):
         await answer.next_piece()
     answer.close()
+    await closed(upstream)
+
+
+# -- streams that are handed on ----------------------------------------------------------------------------------------
+
+
+def paced(count: int, *, last: Any = b"") -> tuple[Reply, list[Gate]]:
+    """A stream of so many pieces, each behind a gate of its own, and what comes at its end."""
+    gates = [Gate() for _ in range(count)]
+    parts = [part for number, gate in enumerate(gates) for part in (gate, b"%d;" % number)]
+    return Reply(200, [b"x;", *parts, last], {"content-type": "text/event-stream"}), gates
+
+
+async def opened(gates: list[Gate]) -> None:
+    for gate in gates:
+        await asyncio.to_thread(gate.wait_until_reached)
+        gate.open()
+
+
+@on_both_loops
+async def test_who_takes_is_called_in_the_name_of_the_task_that_waits(upstream: Upstream) -> None:
+    reply, gates = paced(20)
+    upstream.send(reply, served)
+    answer = await post(upstream.url, streams=True)
+    name: ContextVar[str] = ContextVar("name")
+    seen: list[tuple[object, str]] = []
+    taken: list[bytes] = []
+
+    def take(piece: bytes) -> None:
+        taken.append(piece)
+        seen.append((asyncio.current_task(), name.get()))
+
+    async def wait() -> None:
+        name.set("its own")
+        await answer.hand_to(take)
+
+    task = asyncio.create_task(wait())
+    await opened(gates)
+    await task
+    answer.close()
+    assert b"".join(taken) == b"x;" + b"".join(b"%d;" % number for number in range(20))
+    assert set(seen) == {(task, "its own")}
+    assert (await post(upstream.url)).content == b"1"
+
+
+@on_both_loops
+async def test_the_next_piece_waits_for_what_is_left_of_the_one_before(upstream: Upstream) -> None:
+    reply, gates = paced(3)
+    upstream.send(reply)
+    answer = await post(upstream.url, streams=True)
+    writing, may_write, taken = asyncio.Event(), asyncio.Event(), []
+
+    async def write() -> None:
+        writing.set()
+        await may_write.wait()
+        taken.append(b"written")
+
+    def take(piece: bytes) -> Coroutine[Any, Any, None]:
+        taken.append(piece)
+        return write()
+
+    task = asyncio.create_task(answer.hand_to(take))
+    await writing.wait()
+    await opened(gates)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert taken == [b"x;"]
+    may_write.set()
+    await task
+    answer.close()
+    assert taken[1::2] == [b"written"] * (len(taken) // 2)
+    assert b"".join(taken[::2]) == b"x;0;1;2;"
+
+
+@on_both_loops
+async def test_who_takes_slowly_makes_the_sender_wait(upstream: Upstream) -> None:
+    gate = Gate()
+    upstream.send(Reply(200, [*[b"x" * (1 << 20)] * 64, gate], {"content-type": "audio/mpeg"}))
+    answer = await post(upstream.url, streams=True)
+    may_go_on, sizes = asyncio.Event(), []
+
+    def take(piece: bytes) -> Coroutine[Any, Any, bool]:
+        sizes.append(len(piece))
+        return may_go_on.wait()
+
+    task = asyncio.create_task(answer.hand_to(take))  # type: ignore[arg-type]
+    for _ in range(300):
+        await post(upstream.url)
+    assert not gate.is_reached
+    may_go_on.set()
+    gate.open()
+    await task
+    answer.close()
+    assert sum(sizes) == 64 << 20
+    assert max(sizes) <= UNREAD_LIMIT + (1 << 20)
+
+
+@on_both_loops
+async def test_what_goes_wrong_where_a_piece_is_taken_ends_it(upstream: Upstream) -> None:
+    reply, gates = paced(1, last=HANG)
+    upstream.send(reply)
+    answer = await post(upstream.url, streams=True)
+
+    def take(piece: bytes) -> None:
+        if piece != b"x;":
+            raise LookupError(piece)
+
+    task = asyncio.create_task(answer.hand_to(take))
+    await opened(gates)
+    with pytest.raises(LookupError):
+        await task
+    answer.close()
+    await closed(upstream)
+
+
+@on_both_loops
+async def test_all_that_came_before_a_stream_broke_is_taken(upstream: Upstream) -> None:
+    reply, gates = paced(3, last=RESET)
+    upstream.send(reply)
+    answer = await post(upstream.url, streams=True)
+    taken: list[bytes] = []
+    task = asyncio.create_task(answer.hand_to(taken.append))
+    await opened(gates)
+    with pytest.raises(httpx.ReadError):
+        await task
+    answer.close()
+    assert b"".join(taken) == b"x;0;1;2;"
+    await closed(upstream)
+
+
+@on_both_loops
+async def test_nothing_is_taken_for_who_was_cancelled(upstream: Upstream) -> None:
+    reply, gates = paced(2, last=HANG)
+    upstream.send(reply)
+    answer = await post(upstream.url, streams=True)
+    taken: list[bytes] = []
+    task = asyncio.create_task(answer.hand_to(taken.append))
+    await opened(gates[:1])
+    while taken[-1:] != [b"0;"]:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await opened(gates[1:])
+    answer.close()
+    await closed(upstream)
+    assert b"".join(taken) == b"x;0;"
+
+
+@on_both_loops
+async def test_many_streams_hand_on_several_pieces_at_a_time_and_end_at_once(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "SHARE", 1e6)
+    monkeypatch.setattr(exchange, "LONGEST_PAUSE", 1e6)
+    reply, gates = paced(10)
+    upstream.send(reply)
+    answer = await post(upstream.url, streams=True)
+    taken: list[bytes] = []
+    task = asyncio.create_task(answer.hand_to(taken.append))
+    while not taken:
+        await asyncio.sleep(0)
+    await opened(gates)
+    await task
+    answer.close()
+    assert len(taken) <= 3
+    assert b"".join(taken) == b"x;" + b"".join(b"%d;" % number for number in range(10))
+
+
+@on_both_loops
+async def test_what_is_large_is_not_held_back(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SHARE", 1e6)
+    monkeypatch.setattr(exchange, "LONGEST_PAUSE", 1e6)
+    reply, gates = paced(1, last=b"y" * LARGE)
+    upstream.send(Reply(200, [*reply.parts, HANG], reply.headers))
+    answer = await post(upstream.url, streams=True)
+    taken: list[bytes] = []
+    task = asyncio.create_task(answer.hand_to(taken.append))
+    async with asyncio.timeout(WAIT):
+        while not taken:
+            await asyncio.sleep(0)
+        await opened(gates)
+        while not taken[-1].endswith(b"y"):
+            await asyncio.sleep(0)
+    task.cancel()
+    answer.close()
+    await closed(upstream)
+
+
+@on_both_loops
+async def test_a_pause_between_pieces_has_an_end(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "SHARE", 0.02)
+    reply, gates = paced(5, last=HANG)
+    upstream.send(reply, reply)
+    taken: list[bytes] = []
+    answers = [await post(upstream.url, streams=True) for _ in range(2)]
+    tasks = [asyncio.create_task(answer.hand_to(taken.append)) for answer in answers]
+    for gate in gates:
+        gate.open()
+    async with asyncio.timeout(WAIT):
+        while sum(map(len, taken)) < 2 * len(b"x;0;1;2;3;4;"):
+            await asyncio.sleep(0.001)
+    for answer, task in zip(answers, tasks, strict=True):
+        task.cancel()
+        answer.close()
     await closed(upstream)
 
 
@@ -673,7 +879,8 @@ async def test_a_key_is_in_no_repr(upstream: Upstream) -> None:
     answer = await exchanges.post(endpoint, b"{}", b"", LIMITS, limit=1, streams=True)
     connections = list(exchanges._sockets.values())
     shown = [repr(one) for one in (endpoint, endpoint.origin, exchanges, answer, *connections)]
-    shown += [repr(vars(one)) for one in (exchanges, *connections)]
+    shown.append(repr(vars(exchanges)))
+    shown += [repr(getattr(one, name, None)) for one in connections if one for name in one.__slots__]
     assert len(connections) == 1
     assert not [text for text in shown if KEY in text]
     gate.open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +34,7 @@ from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
 from src.ai.services.gateway.wire import (
     KEEP_ALIVE,
+    SENT,
     STREAM_HEADERS,
     Headers,
     Request,
@@ -340,10 +341,10 @@ class Passage:
         hides_usage = self.target.endpoint == CHAT and self.route.stream_usage and not self._asked_usage
         watch = StreamWatch(hides_usage=hides_usage, keeps_text=options().stores_texts)
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
-        alive = _KeepAlive(responder, watch)
+        alive = _KeepAlive(responder, response, watch)
         entries: Sequence[Settle] = ()
         try:
-            failure = await self._pump(response, watch, alive)
+            failure = await self._pump(response, watch)
             self._give_place_back()
             if failure is None:
                 entries = meter.success(watch.info)
@@ -362,17 +363,22 @@ class Passage:
             alive.stop()
             await self._settle(entries, watch.text)
 
-    async def _pump(self, response: Answer, watch: StreamWatch, alive: _KeepAlive) -> ProviderError | None:
+    async def _pump(self, response: Answer, watch: StreamWatch) -> ProviderError | None:
         """Pass on whatever comes; what went wrong, if something did."""
         write, call = self.responder.write, self.target.call
+
+        def take(piece: bytes) -> Awaitable[None] | None:
+            self.meter.first_chunk()
+            passed = watch.feed(piece)
+            if not passed:
+                return None
+            if passed.endswith(_LAST):
+                self._give_place_back()
+            sent = write(passed)
+            return None if sent is SENT else sent
+
         try:
-            while piece := await response.next_piece():
-                alive.something_came()
-                self.meter.first_chunk()
-                if passed := watch.feed(piece):
-                    if passed.endswith(_LAST):
-                        self._give_place_back()
-                    await write(passed)
+            await response.hand_to(take)
         except (httpx.TransportError, TimeoutError) as error:
             if rest := watch.finish():
                 await write(rest)
@@ -415,16 +421,15 @@ class Passage:
 class _KeepAlive:
     """Comments on a line that is silent, so that no proxy takes it for dead."""
 
-    def __init__(self, responder: Responder, watch: StreamWatch) -> None:
+    __slots__ = ("_loop", "_responder", "_response", "_timer", "_watch", "_writing")
+
+    def __init__(self, responder: Responder, response: Answer, watch: StreamWatch) -> None:
         self._responder = responder
+        self._response = response
         self._watch = watch
         self._loop = asyncio.get_running_loop()
-        self._last = self._loop.time()
         self._writing: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(KEEP_ALIVE_AFTER, self._look)
-
-    def something_came(self) -> None:
-        self._last = self._loop.time()
 
     def stop(self) -> None:
         self._timer.cancel()
@@ -432,7 +437,7 @@ class _KeepAlive:
             self._writing.cancel()
 
     def _look(self) -> None:
-        silent = self._loop.time() - self._last
+        silent = self._loop.time() - self._response.heard_at
         if silent >= KEEP_ALIVE_AFTER:
             silent = 0.0
             if self._watch.is_whole:

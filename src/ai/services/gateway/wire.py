@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, Protocol, TypeVar
@@ -101,6 +101,14 @@ def _with_database(function: Callable[..., T], *args: Any) -> T:
         lend_connections()
 
 
+class _Sent(Awaitable[None]):
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+SENT: Final = _Sent()  # what is left to wait for where all is done
+
+
 class Responder(Protocol):
     """Where the answer goes: by one `send`, or by `begin`, as many `write`s as there are pieces, and `end`."""
 
@@ -116,8 +124,8 @@ class Responder(Protocol):
     def watch(self, when_left: Callable[[], object]) -> None:
         """Call `when_left` if the client goes before an answer has begun, where the server tells."""
 
-    async def write(self, piece: bytes) -> None:
-        """A piece of it."""
+    def write(self, piece: bytes) -> Awaitable[None]:
+        """A piece of it. What comes back is to be awaited; it may be `SENT`, where there is nothing to wait for."""
 
     async def end(self) -> None:
         """Its end."""
