@@ -341,6 +341,7 @@ class Connection(asyncio.Protocol):
         "_has_begun",
         "_headers",
         "_idle_since",
+        "_is_awaited",
         "_is_complete",
         "_is_lost",
         "_is_queued",
@@ -396,6 +397,7 @@ class Connection(asyncio.Protocol):
         self._more: asyncio.Future[Awaitable[None] | None] | None = None
         self._taker: _Taker | None = None  # while it waits
         self._is_queued = False  # to hand on what has come
+        self._is_awaited = False  # by who reads the stream
         self.handed_at = -inf  # the first piece has nothing to wait for
         self._error: Exception | None = None
         self._is_stream = False
@@ -430,8 +432,11 @@ class Connection(asyncio.Protocol):
                 raise self._error
             if self._is_complete:
                 return b""
-            self._more = self._loop.create_future()
-            await self._more
+            self._more, self._is_awaited = self._loop.create_future(), True
+            try:
+                await self._more
+            finally:
+                self._is_awaited = False
         return self._take_pieces()
 
     def _take_pieces(self) -> bytes:
@@ -447,6 +452,7 @@ class Connection(asyncio.Protocol):
         """See `Answer`."""
         taker, handover = _Taker(take), self._exchanges.handover
         handover.streams += 1
+        self._is_awaited = True
         try:
             while True:
                 left = None
@@ -463,7 +469,7 @@ class Connection(asyncio.Protocol):
                 if left is not None:
                     await left
         finally:
-            self._taker = None
+            self._taker, self._is_awaited = None, False
             handover.streams -= 1
 
     @property
@@ -490,7 +496,8 @@ class Connection(asyncio.Protocol):
 
     def let_go(self) -> None:
         """The stream is read no further."""
-        if self._is_complete and self._error is None:
+        # Who still waits for a piece, as another closes the stream, must not be given the next answer's.
+        if self._is_complete and self._error is None and not self._is_awaited:
             self._end()
         else:
             self.transport.abort()
@@ -561,7 +568,7 @@ class Connection(asyncio.Protocol):
         if self._aside > HEAD_LIMIT and sum(len(name) + len(value) for name, value in self._headers) > HEAD_LIMIT:
             raise _no_http(f"its head is larger than {HEAD_LIMIT:,} bytes")
         self._status = status
-        self._ends_with_connection = True
+        self._ends_with_connection, is_chunked = True, False
         content_type = b""
         for name, value in self._headers:
             lower = name.lower()
@@ -570,9 +577,9 @@ class Connection(asyncio.Protocol):
             elif lower == b"content-length":
                 self._ends_with_connection = False
             elif lower == b"transfer-encoding":
-                self._ends_with_connection = False
-                if value.lower() != b"chunked":
+                if value.lower() != b"chunked" or is_chunked or self._parser.get_http_version() == "1.0":
                     raise _no_http("it comes in a coding that nobody asked for")
+                self._ends_with_connection, is_chunked = False, True
             elif lower == b"content-encoding" and status < 300 and value.lower() not in (b"", b"identity"):
                 raise _no_http("it is compressed, which nobody asked for")
         if status >= 300:

@@ -501,6 +501,43 @@ async def test_a_pause_between_pieces_has_an_end(upstream: Upstream, monkeypatch
     await closed(upstream)
 
 
+@pytest.mark.parametrize("way", ["read", "handed on", "held up"])
+@on_both_loops
+async def test_who_still_waits_when_another_closes_the_stream_gets_nothing_of_the_next(
+    upstream: Upstream, way: str
+) -> None:
+    gate, next_gate = Gate(), Gate()
+    kind = {"content-type": "audio/mpeg"}
+    upstream.send(Reply(200, [b"x", gate], kind), Reply(200, [b"the next", next_gate, b"'s"], kind))
+    first = await post(upstream.url, streams=True)
+    taken: list[bytes] = []
+    may_go_on = asyncio.Event()
+
+    def take(piece: bytes) -> Coroutine[Any, Any, bool] | None:
+        taken.append(piece)
+        return may_go_on.wait() if way == "held up" else None
+
+    async def read_on() -> None:
+        while piece := await first.next_piece():
+            taken.append(piece)
+
+    reading = asyncio.create_task(read_on() if way == "read" else first.hand_to(take))  # type: ignore[arg-type]
+    while not taken:
+        await asyncio.sleep(0)
+    connection: Any = first._connection
+    gate.open()
+    while not connection._is_complete:
+        await asyncio.sleep(0)
+    first.close()  # before the reader runs
+    second = await post(upstream.url, streams=True)
+    may_go_on.set()
+    await asyncio.to_thread(next_gate.wait_until_reached)
+    next_gate.open()
+    assert await read(second) == b"the next's"
+    await reading
+    assert taken == [b"x"]
+
+
 # -- connections that wait ---------------------------------------------------------------------------------------------
 
 
@@ -577,6 +614,11 @@ BROKEN: list[tuple[list[Any], type[Exception]]] = [
     ([HEAD + b"content-length: many\r\n\r\n", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"content-length: 1\r\ncontent-length: 2\r\n\r\nok", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", HANG], httpx.RemoteProtocolError),
+    ([HEAD + b"transfer-encoding: chunked\r\n" * 2 + b"\r\n2\r\nok\r\n0\r\n\r\n", HANG], httpx.RemoteProtocolError),
+    (
+        [b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", HANG],
+        httpx.RemoteProtocolError,
+    ),
     ([HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\nok", HANG], httpx.RemoteProtocolError),
     ([HEAD + b"x: a\0b\r\n\r\n", HANG], httpx.RemoteProtocolError),
