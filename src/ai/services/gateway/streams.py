@@ -23,17 +23,17 @@ _DONE: Final = b"[DONE]"
 _NO_CHOICES: Final = (b'"choices":[]', b'"choices": []')
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):  # what is read from JSON refers to nothing that refers to it
     content: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
 
 
-class Facts(msgspec.Struct):
+class Facts(msgspec.Struct, gc=False):
     """A chat completion, or a chunk of one, without what nobody here needs."""
 
     id: str | None = None
@@ -63,8 +63,12 @@ class Facts(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        said = (choice.delta or choice.message for choice in self.choices)
-        return "".join(piece.content or "" for piece in said if piece)
+        text = ""
+        for choice in self.choices:
+            said = choice.delta or choice.message
+            if said is not None and said.content:
+                text += said.content
+        return text
 
 
 _decoder: Final = msgspec.json.Decoder(Facts)
@@ -128,7 +132,7 @@ class StreamWatch:
             self._read(last=False)
         elif self._unread_size > LONGEST_LINE:
             self._unread, self._unread_size = [], 0
-        if self._hides_usage:
+        if self._hides_usage and (self._held or self._is_within or not piece.endswith(ENDS) or _may_be_usage(piece)):
             piece = self._without_usage(piece)
         self._note_end(piece)
         return piece
@@ -179,7 +183,7 @@ class StreamWatch:
                 self._is_within = True
             else:
                 piece, self._held = piece[:cut], piece[cut:]
-        if not any(mark in piece for mark in _NO_CHOICES):
+        if not _may_be_usage(piece):
             return piece
         parts = _END.split(piece)  # events, and in between what ends them
         ends = [*parts[1::2], b""]
@@ -232,8 +236,12 @@ def _without(event: bytes, end: bytes) -> bytes:
     return event[: len(event) - len(event.lstrip(b"\r\n"))]
 
 
+def _may_be_usage(piece: bytes) -> bool:
+    return _NO_CHOICES[0] in piece or _NO_CHOICES[1] in piece
+
+
 def _is_usage(event: bytes) -> bool:
-    if len(event) > LONGEST_USAGE or not any(mark in event for mark in _NO_CHOICES):
+    if len(event) > LONGEST_USAGE or not _may_be_usage(event):
         return False
     told = [_facts_of(line) for line in event.split(b"\n") if line.startswith(b"data:")]
     return len(told) == 1 and told[0] is not None and told[0].is_only_usage
