@@ -618,7 +618,8 @@ class Connection(asyncio.Protocol):
 
     def _answered(self, content: bytes | None) -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Answer(self._status, self._headers, content, self))
+            headers, self._headers = self._headers, []
+            self._answer.set_result(Answer(self._status, headers, content, self))
 
     def _end(self) -> None:
         """Make it ready for the next request, if that can be."""

@@ -341,6 +341,7 @@ class Passage:
         hides_usage = self.target.endpoint == CHAT and self.route.stream_usage and not self._asked_usage
         watch = StreamWatch(hides_usage=hides_usage, keeps_text=options().stores_texts)
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
+        response.headers = []  # dozens of lines, for as long as a stream takes
         alive = _KeepAlive(responder, response, watch)
         entries: Sequence[Settle] = ()
         try:
