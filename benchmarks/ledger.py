@@ -170,7 +170,7 @@ def measure(call: Call, calls: int, in_flight: int) -> Figures:
     async def run() -> tuple[float, float]:
         cpu, start = cpu_used(), time.perf_counter()
         await asyncio.gather(*(worker(calls // in_flight) for _ in range(in_flight)))
-        writer.drain(60)
+        await asyncio.to_thread(writer.drain, 60)
         return cpu_used() - cpu, time.perf_counter() - start
 
     cpu, wall = asyncio.run(run())

@@ -11,18 +11,20 @@ from typing import Any, Final
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.abc import PQGen
 from psycopg.errors import error_from_result
 from psycopg.generators import execute
 from psycopg.pq import Escaping, ExecStatus, TransactionStatus
-from psycopg.pq.abc import PGresult
+from psycopg.pq.abc import PGconn, PGresult
 
 _PREFIX: Final = "ai_"
 
 SQL = tuple[str, tuple[str, ...]]  # a statement, with %s for each of its parameters, which are texts
+Rows = list[list[str | None]]  # their values as texts
 
 
-def send(connection: BaseDatabaseWrapper, statements: Sequence[SQL]) -> list[list[list[str | None]]]:
-    """Execute the statements, in which no other % may be; the rows that each answers with, their values as texts.
+def send(connection: BaseDatabaseWrapper, statements: Sequence[SQL]) -> list[Rows]:
+    """Execute the statements, in which no other % may be; the rows that each answers with.
 
     Raises:
         django.db.Error: one failed. Those after it have not been executed.
@@ -32,12 +34,21 @@ def send(connection: BaseDatabaseWrapper, statements: Sequence[SQL]) -> list[lis
     with connection.wrap_database_errors:
         if not raw.autocommit and raw.pgconn.transaction_status == TransactionStatus.IDLE:
             raw.execute("")  # begins the transaction that else would begin with a cursor's next statement
-        quote = Escaping(raw.pgconn).escape_literal
-        parts = [sql.encode() % tuple([quote(text.encode()) for text in texts]) for sql, texts in statements]
         with raw.lock:
-            raw.pgconn.send_query(b"; ".join(parts))
-            results = raw.wait(execute(raw.pgconn))
-        return [_rows(result) for result in results]
+            return raw.wait(talk(raw.pgconn, statements))
+
+
+def talk(session: PGconn, statements: Sequence[SQL]) -> PQGen[list[Rows]]:
+    """What `send` sends and reads, for who waits for the session's socket himself, as psycopg's generators have it.
+
+    Raises:
+        psycopg.Error: as `send`.
+    """
+    quote = Escaping(session).escape_literal
+    parts = [sql.encode() % tuple([quote(text.encode()) for text in texts]) for sql, texts in statements]
+    session.send_query(b"; ".join(parts))
+    results = yield from execute(session)
+    return [_rows(result) for result in results]
 
 
 def prepare(connection: BaseDatabaseWrapper, statements: Mapping[str, str]) -> dict[str, str]:
@@ -52,7 +63,7 @@ def prepare(connection: BaseDatabaseWrapper, statements: Mapping[str, str]) -> d
     return kept
 
 
-def _rows(result: PGresult) -> list[list[str | None]]:
+def _rows(result: PGresult) -> Rows:
     if result.status == ExecStatus.FATAL_ERROR:
         raise error_from_result(result)
     value, columns = result.get_value, range(result.nfields)

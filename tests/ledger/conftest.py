@@ -11,6 +11,9 @@ from django.contrib.auth.models import User
 from django.db import connection
 
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider
+from src.ai.services.access import KeySource
+from src.ai.services.ledger.entries import CallFacts
+from src.ai.services.usage import call_facts
 from tests import vendor_answers as answers
 from tests.ledger.processes import Processes, this_database
 from tests.upstream.server import Upstream, whole
@@ -43,6 +46,22 @@ def limit(provider: AIProvider) -> Callable[..., AdminProviderSettings]:
         return row
 
     return set_limit
+
+
+@pytest.fixture
+def facts(superuser: User, model: AIModel) -> CallFacts:
+    """Those of a call of the superuser's."""
+    return call_facts(
+        model=model,
+        admin=superuser,
+        own=None,
+        source=KeySource.SHARED,
+        capability="chat",
+        operation="chat",
+        streamed=False,
+        seconds=60,
+        held_cost=Decimal(0),
+    )
 
 
 @pytest.fixture

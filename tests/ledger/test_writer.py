@@ -7,34 +7,16 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.db import connection
 
-from src.ai.models import AIModel, UsageState
-from src.ai.services.access import KeySource
+from src.ai.models import UsageState
 from src.ai.services.ledger.entries import CallFacts, Reserve, Settle
 from src.ai.services.ledger.writer import writer
-from src.ai.services.usage import call_facts
 from src.core.ids import uuid7
 from tests.ledger import books
 from tests.ledger.processes import WAIT, until
 
 pytestmark = [pytest.mark.django_db(transaction=True)]
-
-
-@pytest.fixture
-def facts(superuser: User, model: AIModel) -> CallFacts:
-    return call_facts(
-        model=model,
-        admin=superuser,
-        own=None,
-        source=KeySource.SHARED,
-        capability="chat",
-        operation="chat",
-        streamed=False,
-        seconds=60,
-        held_cost=Decimal(0),
-    )
 
 
 def reserve(facts: CallFacts) -> Any:

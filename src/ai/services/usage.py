@@ -19,7 +19,7 @@ from src.ai.exceptions import ProviderAuthFailed, ProviderNoCredit
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider, Period, UsagePeriod, UsageText
 from src.ai.services.access import KeySource
 from src.ai.services.caller import current_caller
-from src.ai.services.ledger.entries import CallFacts, Limit, Standing
+from src.ai.services.ledger.entries import CallFacts, Limit, Standing, to_units
 from src.ai.services.ledger.estimates import FREE
 from src.ai.services.ledger.meter import Settled
 from src.ai.services.token_rules import TokenRules
@@ -154,6 +154,7 @@ def _lasting_facts(
         "price_output": price_output,
         "periods": tuple(periods),
         "limits": tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None),
+        "needs_price": None in (price_input, price_output) and any(limit.budget is not None for limit in limits),
     }
 
 
@@ -241,7 +242,9 @@ def _allowance(
 ) -> Allowance:
     period = Period.of_admin(provider.pk, admin.pk, provider.slug, admin.get_username(), month=month.first)
     limit = Limit(period, *limits_of_admin(provider, own))
-    standing = Standing(limit, used.requests + used.held_requests, Decimal(used.cost) + Decimal(used.held_cost))
+    standing = Standing(
+        limit, used.requests + used.held_requests, to_units(Decimal(used.cost) + Decimal(used.held_cost))
+    )
     return Allowance(
         provider={"slug": provider.slug, "name": str(provider)},
         requests=used.requests,

@@ -23,7 +23,7 @@ from src.ai.models import (
     UsageState,
 )
 from src.ai.models.counted import Counted
-from src.ai.services.ledger.entries import Limit, Standing
+from src.ai.services.ledger.entries import Limit, Standing, to_units
 from src.ai.services.usage import limits_of_admin
 from src.core.months import month_of
 
@@ -179,7 +179,7 @@ class Used:
 
     def standing(self, limit: Limit) -> Standing:
         """Where the limit stands."""
-        return Standing(limit, self.requests + self.held_requests, self.cost + self.held_cost)
+        return Standing(limit, self.requests + self.held_requests, to_units(self.cost + self.held_cost))
 
 
 def with_this_month(rows: QuerySet[C]) -> QuerySet[C]:
@@ -268,7 +268,7 @@ def _standings(current: Sequence[UsagePeriod]) -> dict[str, Standing]:
 
 def _standing(row: UsagePeriod, requests: int | None, budget: Decimal | None) -> Standing:
     limit = Limit(_period(row), requests, budget)
-    return Standing(limit, row.requests + row.held_requests, row.cost + row.held_cost)
+    return Standing(limit, row.requests + row.held_requests, to_units(row.cost + row.held_cost))
 
 
 def _period(row: UsagePeriod) -> Period:

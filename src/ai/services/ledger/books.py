@@ -7,7 +7,7 @@ order, no two can wait for each other, and at every commit a period equals its r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Generator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from src.ai.models import ConfigStamp, Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
 from src.ai.models.usage import MONEY_PLACES
-from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of
+from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of, to_units
 from src.core import postgres
 from src.core.bulk import Statement
 from src.core.postgres import SQL
@@ -44,6 +44,7 @@ SUMS: Final = (
     "audio_seconds",
 )
 Sums = list[int]  # in the smallest units that the columns hold
+Steps = Generator[tuple[SQL, ...], list[list[Any]], list[Outcome]]
 
 _RESERVED: Final = (
     "id",
@@ -126,7 +127,7 @@ class _Balance:
     near_at: datetime | None = None
 
     def standing(self, limit: Limit) -> Standing:
-        return Standing(limit, self.requests + self.held_requests, _money(self.cost + self.held_cost))
+        return Standing(limit, self.requests + self.held_requests, self.cost + self.held_cost)
 
 
 @dataclass(slots=True, eq=False)
@@ -241,10 +242,8 @@ class Books:
         statements prepared, as it takes longer to parse and plan them than to execute them.
         """
         if self.connection.vendor == "postgresql":
-            self.connection.ensure_connection()
-            if self._session is not self.connection.connection:
-                self._session, self._sql = self.connection.connection, postgres.prepare(self.connection, self._plain)
-        return self._apply(entries, again, begin=(_BEGIN[self.connection.vendor],), commit=(("COMMIT", ()),))
+            self.prepare()
+        return self._run(self.steps(entries, again=again))
 
     def apply(self, entries: Sequence[Entry], *, again: bool = False) -> list[Outcome]:
         """Write the entries; each one's outcome, in the same order. Settlements make room before reservations take it.
@@ -253,27 +252,49 @@ class Books:
             entries: of each call one, its reservation or its settlement.
             again: some may have been written before, by an attempt whose end nobody saw; none counts twice.
         """
-        return self._apply(entries, again)
+        return self._run(self._steps(entries, again))
 
-    def _apply(
+    def prepare(self) -> None:
+        """Have PostgreSQL's session keep the statements, if it does not yet."""
+        self.connection.ensure_connection()
+        if self._session is not self.connection.connection:
+            self._session, self._sql = self.connection.connection, postgres.prepare(self.connection, self._plain)
+
+    def steps(self, entries: Sequence[Entry], *, again: bool = False) -> Steps:
+        """`write` for who sends what it yields himself: what is sent with one message, to be answered with its rows.
+
+        What does not end as it mostly does, such as a settlement of what is settled, sends more by itself, and waits.
+        """
+        return self._steps(entries, again, begin=(_BEGIN[self.connection.vendor],), commit=(("COMMIT", ()),))
+
+    def _run(self, steps: Steps) -> list[Outcome]:
+        try:
+            statements = next(steps)
+            while True:
+                statements = steps.send(self._send(*statements))
+        except StopIteration as done:
+            outcomes: list[Outcome] = done.value
+            return outcomes
+
+    def _steps(
         self,
         entries: Sequence[Entry],
         again: bool,
         begin: tuple[SQL, ...] = (),
         commit: tuple[SQL, ...] = (),
-    ) -> list[Outcome]:
+    ) -> Steps:
         settles = [entry for entry in entries if isinstance(entry, Settle)]
         reserves = [entry for entry in entries if isinstance(entry, Reserve)]
         rows = [self._settled_row(entry) for entry in settles]
         lock = self._lock({period.key: period for periods in _kinds(entries) for period in periods})
-        locked, *written = self._send(*begin, lock, *self._settle(rows, UsageState.RESERVED))[len(begin) :]
+        locked, *written = (yield (*begin, lock, *self._settle(rows, UsageState.RESERVED)))[len(begin) :]
         self.stamp = locked[0][6]
         batch = _Batch(entries, locked)
         settled = self._count(settles, rows, written[0], batch) if settles else []
         known = self._known([entry.id for entry in reserves if again or entry.forced])
         reserved, accepted = self._reserve(reserves, known, batch)
         insert = ((self._sql["insert"], (_json(accepted),)),) if accepted else ()
-        self._send(*insert, *self._add(batch.add_up()), *commit)
+        yield (*insert, *self._add(batch.add_up()), *commit)
         in_order = {Settle: iter(settled), Reserve: iter(reserved)}
         return [next(in_order[type(entry)]) for entry in entries]
 
@@ -379,10 +400,10 @@ class Books:
             balance = batch.balances[limit.period.key]
             if limit.requests is not None and balance.requests + balance.held_requests + held[1] > limit.requests:
                 return limit, False
-            if limit.budget is None:
+            if (budget := limit.budget_units) is None:
                 continue
             # A budget that is used up refuses even what seems to cost nothing.
-            spent, budget = balance.cost + balance.held_cost, limit.budget * _SCALE
+            spent = balance.cost + balance.held_cost
             if spent + held[3] > budget or (spent >= budget and not _is_free(entry)):
                 return limit, True
         return None
@@ -394,9 +415,9 @@ class Books:
             if balance.near:
                 continue
             by_requests = limit.requests is not None and balance.requests >= NEAR * limit.requests
-            if by_requests or (limit.budget is not None and balance.cost >= NEAR * limit.budget * _SCALE):
+            if by_requests or (limit.budget_units is not None and balance.cost >= NEAR * limit.budget_units):
                 balance.near, balance.near_at = True, entry.settled_at
-                near.append(Standing(limit, balance.requests, _money(balance.cost)))
+                near.append(Standing(limit, balance.requests, balance.cost))
         return tuple(near)
 
     def _add(self, balances: Mapping[str, _Balance]) -> tuple[SQL, ...]:
@@ -448,7 +469,7 @@ class Books:
             usage.characters,
             None if usage.audio_seconds is None else round(usage.audio_seconds * 1000),
             entry.requests,
-            None if entry.cost is None else round(entry.cost * _SCALE),
+            None if entry.cost is None else to_units(entry.cost),
             entry.cost_state,
             entry.latency_ms,
             entry.first_chunk_ms,
@@ -500,10 +521,6 @@ def _json(rows: Sequence[list[Any]]) -> str:
     return msgspec.json.encode(rows).decode()
 
 
-def _money(units: int) -> Decimal:
-    return Decimal(units).scaleb(-MONEY_PLACES)
-
-
 def _later(one: datetime | None, other: datetime | None) -> datetime | None:
     return max(one, other) if one and other else one or other
 
@@ -526,7 +543,7 @@ def _charged(entry: Settle) -> Sums:
     return [
         entry.requests,
         0,
-        0 if entry.cost is None else round(entry.cost * _SCALE),
+        0 if entry.cost is None else to_units(entry.cost),
         0,
         int(entry.cost is None),
         usage.input_tokens or 0,

@@ -10,9 +10,16 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from src.ai.models import CostState, Period, UsageState
+from src.ai.models.usage import MONEY_PLACES
 from src.ai.results import Usage
 
 NO_USAGE: Final = Usage()
+_UNITS: Final = Decimal(10) ** MONEY_PLACES
+
+
+def to_units(amount: Decimal) -> int:
+    """US$ in the smallest units that the columns hold."""
+    return round(amount * _UNITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +29,11 @@ class Limit:
     period: Period
     requests: int | None = None
     budget: Decimal | None = None
+    budget_units: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.budget is not None:
+            object.__setattr__(self, "budget_units", to_units(self.budget))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as that would double what each costs
@@ -48,6 +60,7 @@ class CallFacts:
     lease_seconds: float
     periods: tuple[Period, ...]
     limits: tuple[Limit, ...]
+    needs_price: bool = False  # it has a budget, and a price that is not known
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -100,7 +113,11 @@ class Standing(NamedTuple):
 
     limit: Limit
     requests: int
-    cost: Decimal
+    cost_units: int
+
+    @property
+    def cost(self) -> Decimal:
+        return Decimal(self.cost_units).scaleb(-MONEY_PLACES)
 
     @property
     def requests_left(self) -> int | None:

@@ -6,12 +6,10 @@ import asyncio
 import concurrent.futures
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic
 from typing import Any, Final, NamedTuple, NoReturn, cast
-from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError
@@ -59,18 +57,21 @@ REFUSALS: Final = (
 )
 
 
-@dataclass(slots=True, eq=False)
 class _Attempt(Attempt):
     """One request, from its reservation on."""
 
-    requests: int  # what it holds of a limit: all requests of one call hold one together
-    id: UUID = field(default_factory=uuid7)
-    reserved_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    started: float = field(default_factory=monotonic)
-    ended: float | None = None
-    first_chunk: float | None = None
-    info: ResultInfo | None = None
-    error: BaseException | None = None
+    __slots__ = ("ended", "error", "first_chunk", "id", "info", "requests", "reserved_at", "started")
+
+    def __init__(self, requests: int) -> None:
+        """`requests` is what it holds of a limit: all requests of one call hold one together."""
+        self.requests = requests
+        self.id = uuid7()
+        self.reserved_at = datetime.now(UTC)
+        self.started = monotonic()
+        self.ended: float | None = None
+        self.first_chunk: float | None = None
+        self.info: ResultInfo | None = None
+        self.error: BaseException | None = None
 
     def succeeded(self, info: ResultInfo | None) -> None:
         self.info, self.ended = info, monotonic()
@@ -132,7 +133,7 @@ class Meter(Attempts):
     async def begin(self) -> Attempt:
         attempt, self._unclaimed = self._unclaimed, None
         if attempt is not None:
-            attempt.started = monotonic()
+            attempt.started = monotonic()  # it has been reserved since it was made
             return attempt
         failed = [other for other in self._attempts if other.error is not None]
         self._attempts = [other for other in self._attempts if other.error is None]
@@ -230,14 +231,12 @@ class Meter(Attempts):
     # -- reservations ----------------------------------------------------------------------------------------------
 
     def _first(self) -> _Attempt:
-        priced = self.facts.price_input is not None and self.facts.price_output is not None
-        budgeted = any(limit.budget is not None for limit in self.facts.limits)
-        if budgeted and not (priced or settings.AI_BUDGET_ALLOWS_UNKNOWN_PRICE):
+        if self.facts.needs_price and not settings.AI_BUDGET_ALLOWS_UNKNOWN_PRICE:
             raise PriceUnknown(provider_name=self._provider_name, model=self.facts.model_name)
         return self._next()
 
     def _next(self) -> _Attempt:
-        attempt = _Attempt(requests=int(not any(other.requests for other in self._attempts)))
+        attempt = _Attempt(int(not any([other.requests for other in self._attempts])))
         self._attempts.append(attempt)
         return attempt
 
@@ -245,13 +244,15 @@ class Meter(Attempts):
         return Reserve(id=attempt.id, facts=self.facts, created_at=attempt.reserved_at, requests=attempt.requests)
 
     async def _areserve(self, attempt: _Attempt, settlements: Sequence[Settle]) -> None:
-        log_calls(self.facts, settlements)
+        if settlements:
+            log_calls(self.facts, settlements)
         try:
             outcomes = await self.desk.awrite([*settlements, self._reservation(attempt)])
         except BaseException as error:
             self._give_back(attempt, settlements)
             _raise_as_ours(error)
-        self._earlier += self._settled_as(settlements, outcomes[:-1])
+        if settlements:
+            self._earlier += self._settled_as(settlements, outcomes[:-1])
         self._accept(attempt, outcomes)
 
     def _accept(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:

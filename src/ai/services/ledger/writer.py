@@ -11,17 +11,15 @@ import atexit
 import logging
 import os
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import fields, replace
-from itertools import islice, zip_longest
-from math import inf
+from functools import cache
+from itertools import zip_longest
 from time import monotonic, sleep
 from typing import Any, Final
-from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -34,15 +32,16 @@ from src.ai.models import UsageRecord
 from src.ai.models.config_stamp import freshness
 from src.ai.services.ledger.books import Books
 from src.ai.services.ledger.entries import Entry, Outcome, Reserve, Settle
+from src.ai.services.ledger.line import Line
+from src.ai.services.ledger.submissions import LINGER, Queue, Submission, answered, entries_of, in_time, tell
 from src.core.database import open_connections
 from src.core.loop import Errands, io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
 
-MOST_ENTRIES: Final = 1000  # in one transaction
+POSTGRESQL: Final = "django.db.backends.postgresql"
 FIRST_DELAY: Final = 0.05  # seconds before trying again, doubled each time
 LONGEST_DELAY: Final = 1.0
-LINGER: Final = 0.005  # seconds that entries nobody waits for are kept for company, so that they cost no commit
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
 GONE_TIMEOUT: Final = 5.0  # seconds without a sign of the database's host
 READ_ONLY: Final = "25006"  # PostgreSQL's code: a standby that is about to take over, or maintenance
@@ -50,27 +49,12 @@ _PLANS_WITHOUT_KEYS: Final = ("enable_seqscan", "enable_bitmapscan", "enable_has
 EXIT_WAIT: Final = 5.0  # seconds that a process which ends waits for what is not written yet
 
 
-class _Submission:
-    """Entries to be written, and who waits for them: a thread, an event loop or, without a future, nobody."""
-
-    __slots__ = ("deadline", "entries", "future", "loop")
-
-    def __init__(
-        self, entries: Sequence[Entry], future: Any = None, loop: asyncio.AbstractEventLoop | None = None
-    ) -> None:
-        self.entries = entries
-        self.future = future
-        self.loop = loop
-        self.deadline = monotonic() + settings.AI_LEDGER_TIMEOUT
-
-    @property
-    def may_be_dropped(self) -> bool:
-        """A reservation is worth nothing to a caller who has gone; a settlement is written however long it takes."""
-        return any(isinstance(entry, Reserve) and not entry.forced for entry in self.entries)
-
-
 class Writer:
-    """Writes entries in batches, each batch one durable transaction. One a process; made again after a fork."""
+    """Writes entries in batches, each batch one durable transaction. One a process; made again after a fork.
+
+    A thread does it, but for loops that come again and again: these get a `Line` of their own where the database is
+    PostgreSQL.
+    """
 
     def __init__(self) -> None:
         self._reset()
@@ -81,11 +65,13 @@ class Writer:
         self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._written = threading.Condition(self._lock)
-        self._waiting: deque[_Submission] = deque()
+        self._queue = Queue()
         self._thread: threading.Thread | None = None
         self._busy = False
         self._asleep = False  # until something arrives, not just until somebody waits for it
-        self._awaited = False  # whether somebody waits for some of `_waiting`
+        self._drainers = 0
+        _inherited.append(getattr(self, "_lines", {}))
+        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
 
     def submit(self, entries: Sequence[Entry]) -> Future[list[Outcome]]:
         """The outcomes of `entries`, once they are durable.
@@ -95,36 +81,77 @@ class Writer:
             TimeoutError: a settlement could not; it is written as soon as it can be.
         """
         future: Future[list[Outcome]] = Future()
-        self._enqueue(_Submission(entries, future))
+        self._enqueue([Submission(entries, future)])
         return future
 
     def asubmit(self, entries: Sequence[Entry]) -> asyncio.Future[list[Outcome]]:
         """The asynchronous twin of `submit`. What is submitted is written whether its caller stays or not."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[list[Outcome]] = loop.create_future()
-        self._enqueue(_Submission(entries, future, loop))
+        submission = Submission(entries, future, loop)
+        line = self._lines.get(loop)
+        if line is not None and line.is_open:
+            line.add(submission)
+        else:
+            self._enqueue([submission])
+            if _loops_can_wait():
+                (line or self._new_line(loop)).count()
         return future
 
     def leave(self, entries: Sequence[Entry]) -> None:
         """Have them written without waiting for it: with what others wait for, or in `LINGER` seconds."""
-        self._enqueue(_Submission(entries))
+        loop = asyncio._get_running_loop()
+        line = self._lines.get(loop) if loop is not None else None
+        if line is not None and line.is_open:
+            line.add(Submission(entries))
+        else:
+            self._enqueue([Submission(entries)])
 
-    def _enqueue(self, submission: _Submission) -> None:
+    def _enqueue(self, submissions: Iterable[Submission]) -> None:
         with self._lock:
-            self._waiting.append(submission)
-            self._awaited = self._awaited or submission.future is not None
+            for submission in submissions:
+                self._queue.add(submission)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ai-ledger", daemon=True)
                 self._thread.start()
-            if self._awaited or self._asleep:
+            if self._queue.is_awaited or self._asleep:
                 self._arrived.notify()
 
     def drain(self, seconds: float) -> bool:
         """Wait until everything is written; whether it is."""
         with self._lock:
-            self._awaited = True
-            self._arrived.notify()
-            return self._written.wait_for(lambda: not (self._waiting or self._busy), seconds)
+            self._drainers += 1
+            try:
+                for line in list(self._lines.values()):
+                    _hurry(line)
+                self._queue.is_awaited = True
+                self._arrived.notify()
+                return self._written.wait_for(self._has_written_all, seconds)
+            finally:
+                self._drainers -= 1
+
+    def _has_written_all(self) -> bool:
+        return not (self._queue or self._busy) and all(line.is_idle for line in list(self._lines.values()))
+
+    # -- lines -----------------------------------------------------------------------------------------------------
+
+    def _new_line(self, loop: asyncio.AbstractEventLoop) -> Line:
+        for other in [other for other in list(self._lines) if other.is_closed()]:
+            if (line := self._lines.pop(other, None)) is not None:
+                line.end(RuntimeError("the loop was closed"))
+        line = self._lines[loop] = Line(loop, _open_books, self._take_over, self._note_rest)
+        return line
+
+    def _take_over(self, batch: Sequence[Submission], waiting: Sequence[Submission], error: Exception) -> None:
+        """Write what a line could not, in the order in which it came. Of `batch` nobody knows whether it is written."""
+        for submission in batch:
+            submission.again = True
+        self._enqueue([*in_time(batch, error, settings.AI_LEDGER_TIMEOUT), *waiting])
+
+    def _note_rest(self) -> None:
+        if self._drainers:
+            with self._lock:
+                self._written.notify_all()
 
     # -- the thread ------------------------------------------------------------------------------------------------
 
@@ -133,9 +160,8 @@ class Writer:
             self._write_forever()
         except BaseException as error:  # whoever waits is told, and the next submission starts another thread
             with self._lock:
-                self._thread, self._busy, self._asleep, abandoned = None, False, False, list(self._waiting)
-                self._waiting.clear()
-            _tell([(submission, LedgerUnavailable(reason=str(error))) for submission in abandoned])
+                self._thread, self._busy, self._asleep, abandoned = None, False, False, self._queue.take_all()
+            tell([(submission, LedgerUnavailable(reason=str(error))) for submission in abandoned])
             raise
 
     def _write_forever(self) -> None:
@@ -152,100 +178,83 @@ class Writer:
             self._busy = False
             self._written.notify_all()
             # Nobody wakes the thread for what can linger: beside a steady stream of calls it is awake often enough.
-            while not self._arrived.wait_for(lambda: self._awaited and bool(self._waiting), LINGER):
-                if self._waiting:
+            while not self._arrived.wait_for(lambda: self._queue.is_awaited and bool(self._queue), LINGER):
+                if self._queue:
                     break
                 self._asleep = True
-                self._arrived.wait_for(lambda: bool(self._waiting))
+                self._arrived.wait_for(lambda: bool(self._queue))
                 self._asleep = False
             self._busy = True
 
-    def _taken(self, batch: list[_Submission]) -> list[_Submission]:
-        """`batch`, and what has arrived since, as far as it fits into one transaction."""
-        ids: set[UUID] = {entry.id for submission in batch for entry in submission.entries}
+    def _taken(self, batch: list[Submission]) -> list[Submission]:
         with self._lock:
-            while self._waiting and len(ids) < MOST_ENTRIES:
-                its_ids = {entry.id for entry in self._waiting[0].entries}
-                if its_ids & ids:  # a call's settlement goes into a later transaction than its reservation
-                    break
-                ids |= its_ids
-                batch.append(self._waiting.popleft())
-            self._awaited = bool(self._waiting)
-        return batch
+            return self._queue.take(batch)
 
-    def _write(self, books: Books, batch: list[_Submission], *, again: bool = False, alone: bool = False) -> None:
+    def _write(self, books: Books, batch: list[Submission], *, alone: bool = False) -> None:
         """Until it is written, with what arrives meanwhile unless it is to be written `alone`."""
-        delay = FIRST_DELAY
+        delay, is_first = FIRST_DELAY, True
         while batch:
             began = monotonic()
+            again = any(submission.again for submission in batch)
             try:
-                outcomes = books.write([entry for submission in batch for entry in submission.entries], again=again)
+                outcomes = books.write(entries_of(batch), again=again)
             except Exception as error:
                 books.connection.close()
+                for submission in batch:
+                    submission.again = True
                 if not _may_pass(error):
-                    self._write_apart(books, batch, error, again)
+                    self._write_apart(books, batch, error)
                     return
-                if not again:
+                if is_first:
                     logger.warning("The ledger can't be written; trying again", extra={"reason": type(error).__name__})
-                batch = _in_time(batch, error)
+                batch = in_time(batch, error, settings.AI_LEDGER_TIMEOUT)
                 if not alone:
                     batch = self._taken(batch)
                 sleep(delay)
-                delay, again = min(delay * 2, LONGEST_DELAY), True
+                delay, is_first = min(delay * 2, LONGEST_DELAY), False
             else:
                 freshness.observe(books.stamp, began)  # so that a busy process need not ask for it
-                left = iter(outcomes)
-                _tell([(submission, list(islice(left, len(submission.entries)))) for submission in batch])
+                tell(answered(batch, outcomes))
                 return
 
-    def _write_apart(self, books: Books, batch: list[_Submission], error: Exception, again: bool) -> None:
+    def _write_apart(self, books: Books, batch: list[Submission], error: Exception) -> None:
         """One by one, so that an entry that can't be written takes no other with it."""
         if len(batch) > 1:
             for submission in batch:
                 # What has arrived since may be about the same calls, and has to come after.
-                self._write(books, [submission], again=again, alone=True)
+                self._write(books, [submission], alone=True)
             return
         (submission,) = batch
         bare = [_bare(entry) for entry in submission.entries]
         if bare == list(submission.entries):
-            _tell([(submission, error)])
+            tell([(submission, error)])
             return
         logger.error("What a vendor told can't be written", extra={"reason": type(error).__name__})
         submission.entries = bare
-        self._write(books, batch, again=again, alone=True)
+        self._write(books, batch, alone=True)
 
 
-Answer = list[Outcome] | Exception
+@cache
+def _loops_can_wait() -> bool:
+    """Whether a loop can wait for the database: for PostgreSQL's socket."""
+    return bool(connections.settings[router.db_for_write(UsageRecord)]["ENGINE"] == POSTGRESQL)
 
 
-def _tell(answers: Sequence[tuple[_Submission, Answer]]) -> None:
-    """Answer those who wait. All of one loop are told in one go: what they then submit arrives together again."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Submission, Answer]]] = {}
-    for submission, answer in answers:
-        if submission.loop is None:
-            _resolve(submission, answer)
-        else:
-            by_loop.setdefault(submission.loop, []).append((submission, answer))
-    for loop, its_answers in by_loop.items():
-        with suppress(RuntimeError):  # the loop has been closed: nobody waits there any more
-            loop.call_soon_threadsafe(_resolve_all, its_answers)
+def _hurry(line: Line) -> None:
+    """Have a line write what waits for company; where its loop stands still, the thread does."""
+    if line.loop.is_running() and line.loop is not asyncio._get_running_loop():
+        with suppress(RuntimeError):  # it has been closed just now
+            line.loop.call_soon_threadsafe(line.flush)
+    elif not line.is_idle:
+        line.end(RuntimeError("the loop stands still"))
 
 
-def _resolve_all(answers: Sequence[tuple[_Submission, Answer]]) -> None:
-    for submission, answer in answers:
-        _resolve(submission, answer)
-
-
-def _resolve(submission: _Submission, answer: Answer) -> None:
-    if submission.future is None:
-        if isinstance(answer, Exception):
-            logger.error("Calls are not on the books yet", extra={"reason": type(answer).__name__})
-    elif submission.future.done():
-        return
-    elif isinstance(answer, Exception):
-        submission.future.set_exception(answer)
-    else:
-        submission.future.set_result(answer)
+def _open_books() -> Books:
+    """Books on a connection of their own, for a line, which uses them in another thread."""
+    books = Books(own_connection(router.db_for_write(UsageRecord)))
+    books.connection.inc_thread_sharing()
+    books.prepare()
+    return books
 
 
 def _may_pass(error: Exception) -> bool:
@@ -271,28 +280,11 @@ def _bare(entry: Entry) -> Entry:
     return entry if untold else bare
 
 
-def _in_time(batch: Sequence[_Submission], error: Exception) -> list[_Submission]:
-    """Those to be tried again. Whoever has waited too long is told; what is settled is not forgotten for that."""
-    now, waiting = monotonic(), []
-    for submission in batch:
-        late = submission.deadline <= now
-        if late and not submission.may_be_dropped:
-            _tell([(submission, TimeoutError())])
-            submission.deadline = inf
-        elif late:
-            refusal = LedgerUnavailable(retry_after=LONGEST_DELAY)
-            refusal.__cause__ = error
-            _tell([(submission, refusal)])
-            continue
-        waiting.append(submission)
-    return waiting
-
-
 def own_connection(alias: str) -> BaseDatabaseWrapper:
     """A connection to the same database, for one thread, outside the pool, that waits for no lock for long."""
     config = deepcopy(connections.settings[alias])
     options: dict[str, Any] = config["OPTIONS"]
-    if config["ENGINE"] == "django.db.backends.postgresql":
+    if config["ENGINE"] == POSTGRESQL:
         options.pop("pool", None)
         # A server that has vanished is noticed: nothing else would end the wait for it.
         options.setdefault("connect_timeout", int(LOCK_TIMEOUT))
@@ -312,6 +304,7 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
     return connection
 
 
+_inherited: Final[list[Mapping[asyncio.AbstractEventLoop, Line]]] = []  # kept: their sessions are the parent's
 writer = Writer()
 
 

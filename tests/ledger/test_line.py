@@ -1,0 +1,182 @@
+"""A loop that comes again and again writes the books over a session of its own; what becomes of that is mended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import User
+from django.db import connection, transaction
+
+from src.ai.models import AIModel, UsagePeriod, UsageState
+from src.ai.services.ledger.entries import CallFacts, Reserve, Settle
+from src.ai.services.ledger.line import REGULAR
+from src.ai.services.ledger.upkeep import sweep
+from src.ai.services.ledger.writer import writer
+from src.ai.services.unified_service import UnifiedAIService
+from src.core.ids import uuid7
+from tests import vendor_answers as answers
+from tests.ledger import books
+from tests.ledger.processes import WAIT, until
+from tests.upstream.server import Gate, Reply, Upstream, whole
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
+
+
+def query(sql: str, *values: object) -> list[tuple[object, ...]]:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, values)
+        return list(cursor.fetchall())
+
+
+aquery = sync_to_async(query)
+
+
+def sessions() -> set[object]:
+    """The sessions that keep the books' statements prepared."""
+    return {
+        pid
+        for (pid,) in query(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            " AND query ~ '(PREPARE|EXECUTE) ai_'"
+        )
+    }
+
+
+asessions = sync_to_async(sessions)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """While somebody else writes what every call has to write."""
+    with transaction.atomic():
+        UsagePeriod.objects.select_for_update().get(scope=UsagePeriod.Scope.ADMIN)
+        yield
+
+
+async def own_session(admin: User) -> object:
+    """The session that the running loop gets by its calls."""
+    await UnifiedAIService.achat("Hi", admin)  # by way of the thread's
+    before = await asessions()
+    for _ in range(REGULAR + 1):
+        await UnifiedAIService.achat("Hi", admin)
+    async with asyncio.timeout(WAIT):
+        while not (found := await asessions() - before):
+            await UnifiedAIService.achat("Hi", admin)
+    (session,) = found
+    return session
+
+
+def test_it_has_a_session_of_its_own_until_it_ends(superuser: User, model: AIModel) -> None:
+    session = asyncio.run(own_session(superuser))
+    until(lambda: session not in sessions())
+    books.assert_true()
+
+
+def test_a_loop_that_comes_once_has_none(superuser: User, model: AIModel) -> None:
+    async def call() -> None:
+        await UnifiedAIService.achat("Hi", superuser)
+
+    asyncio.run(call())
+    before = sessions()
+    for _ in range(3):
+        asyncio.run(call())
+    assert sessions() == before
+    books.assert_true()
+
+
+def test_a_session_that_was_ended_is_replaced(superuser: User, model: AIModel, upstream: Upstream) -> None:
+    async def calls() -> None:
+        session = await own_session(superuser)
+        await aquery("SELECT pg_terminate_backend(%s)", session)
+        assert await own_session(superuser) != session
+
+    asyncio.run(calls())
+    books.assert_true()
+    assert len(books.records()) == len(upstream.requests)
+
+
+def test_a_session_that_is_ended_while_it_writes_writes_nothing_twice(
+    superuser: User, model: AIModel, upstream: Upstream
+) -> None:
+    async def calls() -> None:
+        session = await own_session(superuser)
+        asked = len(upstream.requests)
+        hold = locked()
+        await sync_to_async(hold.__enter__)()
+        call = asyncio.create_task(UnifiedAIService.achat("Hi", superuser))
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        async with asyncio.timeout(WAIT):
+            while not await aquery(waiting, session):
+                await asyncio.sleep(0)
+        await aquery("SELECT pg_terminate_backend(%s)", session)
+        await sync_to_async(hold.__exit__)(None, None, None)
+        assert await call == "Hello!"
+        assert len(upstream.requests) == asked + 1
+
+    asyncio.run(calls())
+    books.assert_true()
+    assert len(books.records()) == len(upstream.requests)
+
+
+def test_what_a_loop_leaves_behind_when_it_ends_is_written(superuser: User, model: AIModel, upstream: Upstream) -> None:
+    """A stream is settled without anybody waiting for it when its task is cancelled, and then the loop ends."""
+    gate, good = Gate(), whole(200, answers.chat("Hello!"))
+
+    async def calls() -> None:
+        await own_session(superuser)
+        upstream.on("POST", answers.CHAT, Reply(200, good.parts, good.headers, [gate], good.length))
+        call = asyncio.create_task(UnifiedAIService.achat("Hi", superuser))
+        await asyncio.to_thread(gate.wait_until_reached)
+        call.cancel()
+        await asyncio.sleep(0)
+
+    asyncio.run(calls())
+    gate.open()
+    books.assert_true()
+    assert books.states().count(UsageState.FAILED) == 1
+    assert len(books.records()) == len(upstream.requests)
+
+
+def test_what_waits_on_a_loop_that_stands_still_is_written(superuser: User, facts: CallFacts) -> None:
+    loop = asyncio.new_event_loop()
+    entry = Reserve(id=uuid7(), facts=facts, created_at=datetime.now(UTC))
+
+    async def begin_and_leave() -> None:
+        await own_session(superuser)
+        await writer.asubmit([entry])
+        writer.leave([Settle(id=entry.id, facts=facts, state=UsageState.SETTLED, requests=1, cost=Decimal(0))])
+
+    try:
+        loop.run_until_complete(begin_and_leave())
+        books.assert_true()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+def test_a_call_that_was_swept_and_comes_back_corrects_its_record(
+    superuser: User, model: AIModel, upstream: Upstream
+) -> None:
+    gate, good = Gate(), whole(200, answers.chat("Hello!"))
+
+    async def calls() -> str:
+        await own_session(superuser)
+        upstream.on("POST", answers.CHAT, Reply(200, good.parts, good.headers, [gate], good.length))
+        call = asyncio.create_task(UnifiedAIService.achat("Hi", superuser))
+        await asyncio.to_thread(gate.wait_until_reached)
+        await sync_to_async(books.expire_leases)()
+        await sync_to_async(sweep)()
+        assert (await sync_to_async(books.states)()).count(UsageState.UNKNOWN) == 1
+        gate.open()
+        return str(await call)
+
+    assert asyncio.run(calls()) == "Hello!"
+    books.assert_true()
+    assert set(books.states()) == {UsageState.SETTLED}
