@@ -417,7 +417,10 @@ class Connection(asyncio.Protocol):
         self.heard_at = self._loop.time()
         self._answer = answer = cast("asyncio.Future[Answer]", self._loop.create_future())
         self._watch(min(self.heard_at + silence, deadline))
-        self.transport.writelines((head, body))
+        if len(body) < LARGE:  # one piece is sent by a plain system call, several are not
+            self.transport.write(head + body)
+        else:
+            self.transport.writelines((head, body))
         try:
             return await answer
         except BaseException:

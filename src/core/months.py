@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from time import time as clock
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -18,11 +19,16 @@ CALENDARS = ("gregorian", "jalali")
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """`first` is its first day in the Gregorian calendar, whichever calendar cut it; `end` the moment it is over."""
+    """`first` is its first day in the Gregorian calendar, whichever calendar cut it; `end` the moment it is over.
+
+    The same moments in seconds since 1970 are `begins_at` and `ends_at`.
+    """
 
     first: date
     begin: datetime
     end: datetime
+    begins_at: float
+    ends_at: float
 
     def __str__(self) -> str:
         return month_name(self.first)
@@ -33,9 +39,8 @@ def month_of(moment: datetime | None = None) -> Month:
     if moment is not None:
         return _month_at(moment)
     global _current
-    now = datetime.now(UTC)
-    if _current is None or not _current.begin <= now < _current.end:
-        _current = _month_at(now)
+    if _current is None or not _current.begins_at <= clock() < _current.ends_at:
+        _current = _month_at(datetime.now(UTC))
     return _current
 
 
@@ -58,9 +63,8 @@ def _month(day: date, calendar: str, zone: ZoneInfo) -> Month:
     else:
         first = day.replace(day=1)
         following = (first + timedelta(days=31)).replace(day=1)
-    # In UTC, as a moment of another zone takes long to compare.
     begin, end = (datetime.combine(day, time.min, zone).astimezone(UTC) for day in (first, following))
-    return Month(first, begin, end)
+    return Month(first, begin, end, begin.timestamp(), end.timestamp())
 
 
 _current: Month | None = None  # what it was when it was last asked for

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import count
 from math import ceil
 from time import monotonic
@@ -27,6 +27,8 @@ from typing import Any, Final, cast
 
 import redis
 from django.conf import settings
+from django.core.signals import setting_changed
+from django.dispatch import receiver
 from redis import asyncio as aioredis
 from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
@@ -34,7 +36,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from src.core.cache.backend import RETRY_AFTER, Outage, means_away
-from src.core.loop import io_loop, loop_is_running_here
+from src.core.loop import io_loop
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ async def take(claim: Claim, turn: str) -> int:
     Raises:
         RedisAway: Redis is to count, and can't. Only who meets that first waits for it.
     """
-    url = settings.REDIS_URL
+    url = _redis_url()
     if not url:
         return _memory.take(claim, turn)
     line = _lines.get((asyncio.get_running_loop(), url)) or await _new_line(url)
@@ -83,20 +85,31 @@ async def take(claim: Claim, turn: str) -> int:
 
 def take_here(claim: Claim, turn: str) -> int:
     """`take` for synchronous code: it waits."""
-    return io_loop.run(take(claim, turn)) if settings.REDIS_URL else _memory.take(claim, turn)
+    return io_loop.run(take(claim, turn)) if _redis_url() else _memory.take(claim, turn)
 
 
 def give_back(claim: Claim, turn: str) -> None:
     """Free the place of a turn that was taken. From any thread; never waits."""
     if not claim.at_once:
         return
-    url = settings.REDIS_URL
+    url, loop = _redis_url(), asyncio._get_running_loop()
     if not url:
         _memory.give_back(claim.key, turn)
-    elif loop_is_running_here() and (line := _lines.get((asyncio.get_running_loop(), url))):
+    elif loop is not None and (line := _lines.get((loop, url))):
         line.give_back(claim, turn)
     else:  # a thread without a loop, or a loop that is about to end
         io_loop.start(_give_back_there(url, claim, turn))
+
+
+@cache
+def _redis_url() -> str:
+    """The setting; to ask Django for it costs as much as all the rest of a claim."""
+    return str(settings.REDIS_URL)
+
+
+@receiver(setting_changed)
+def _forget_url(**_: Any) -> None:
+    _redis_url.cache_clear()
 
 
 async def _give_back_there(url: str, claim: Claim, turn: str) -> None:

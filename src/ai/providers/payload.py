@@ -37,6 +37,8 @@ def as_text(value: object) -> str:
 
 def as_count(value: object) -> int | None:
     """How many of something; `None` where it is no such number, or larger than a column of ours holds."""
+    if type(value) is int:  # nearly always
+        return value if 0 <= value <= LARGEST else None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LARGEST:
         return None
     return int(value)

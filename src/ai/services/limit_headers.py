@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from time import time
 from typing import Final
 
 from src.ai.models import UsagePeriod
@@ -27,5 +27,5 @@ def limit_headers(standings: Iterable[Standing]) -> dict[str, str]:
         if limit.budget is not None:
             headers["X-AI-Budget"] = f"{limit.budget:f}"
             headers["X-AI-Budget-Remaining"] = f"{standing.budget_left:f}"
-        headers["X-AI-Limit-Reset"] = str(math.ceil((month_of().end - datetime.now(UTC)).total_seconds()))
+        headers["X-AI-Limit-Reset"] = str(math.ceil(month_of().ends_at - time()))
     return headers

@@ -44,7 +44,7 @@ from src.ai.services.gateway.wire import (
     to_json,
 )
 from src.ai.services.ledger.entries import CallFacts, Settle
-from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most, longest_reply
+from src.ai.services.ledger.estimates import LARGEST_COST, cost_at_most
 from src.ai.services.ledger.meter import Meter
 from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
@@ -196,10 +196,10 @@ class Passage:
 
     def _output_tokens(self, fields: Fields) -> int:
         """The most that all replies together may come to. A limit that no vendor takes is none."""
-        asked = max([read_field(fields, name, int) or 0 for name in _MAX_TOKENS])
-        longest = min(asked, LONGEST_REPLY) if asked > 0 else longest_reply(self.target.model)
-        replies = read_field(fields, "n", int) or 1
-        return longest * min(max(replies, 1), MOST_REPLIES)
+        asked = max([read_field(fields, name, int) or 0 for name in _MAX_TOKENS if name in fields], default=0)
+        longest = min(asked, LONGEST_REPLY) if asked > 0 else self.target.longest_reply
+        replies = read_field(fields, "n", int) if "n" in fields else None
+        return longest * min(max(replies or 1, 1), MOST_REPLIES)
 
     def _input_tokens(self, fields: Fields) -> int:
         """What the request may come to: a token is at least a byte, but for images in it."""

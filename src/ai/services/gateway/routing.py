@@ -46,8 +46,8 @@ _ALL_CAPABILITIES: Final = frozenset(name for names in CAPABILITIES.values() for
 class Target:
     """How one token's requests to an endpoint for a model are answered. `route` is None where it is by an operation.
 
-    `reply_limit` is the tokens that a reply may have where the caller sets no limit: the configured ones, else what a
-    budget is held for.
+    `longest_reply` is the tokens that a reply may have where nobody sets a limit, `reply_limit` those of the limit that
+    is set where the caller sets none: the configured one, else what a budget is held for.
     """
 
     endpoint: str
@@ -55,6 +55,7 @@ class Target:
     capability: str
     kind: CallKind
     model_field: Raw
+    longest_reply: int
     reply_limit: int | None
     provider: BaseProvider
     route: Route | None
@@ -110,15 +111,16 @@ def _find(session: Session, endpoint: str, name: str, catalogue: Catalogue) -> T
     operation, seconds = OPERATIONS[endpoint], provider.config.get("timeout")
     source = choose_key_source(provider=provider_row, admin=admin, own=own)
     kind = CallKind(model, admin, own, source, session.rules)
-    reply_limit = provider.config.get("max_tokens")
+    longest, reply_limit = longest_reply(model), provider.config.get("max_tokens")
     if reply_limit is None and kind.has_budget:
-        reply_limit = longest_reply(model)
+        reply_limit = longest
     return Target(
         endpoint=endpoint,
         model=model,
         capability=capability,
         kind=kind,
         model_field=to_raw(model.model_id),
+        longest_reply=longest,
         reply_limit=reply_limit,
         provider=provider,
         route=route,

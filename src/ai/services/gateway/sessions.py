@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from copy import copy
-from time import monotonic
+from hashlib import blake2b
+from math import inf
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final
 
 from django.contrib.auth.models import AbstractUser
-from knox.crypto import hash_token
 
 from src.ai.exceptions import InvalidAPIKey, NotStaff, TokenExpired
 from src.ai.models import APIToken
@@ -32,23 +34,32 @@ class Session:
     `targets` are the ways its requests have found, by endpoint and name.
     """
 
-    __slots__ = ("admin", "noted_at", "rules", "targets", "token")
+    __slots__ = ("_expires_at", "_note_at", "admin", "rules", "targets", "token")
 
     def __init__(self, token: APIToken) -> None:
         self.token = token
         self.admin: AbstractUser = token.user
         self.rules = rules_of(token)
         self.targets: OrderedDict[tuple[str, str], Target] = OrderedDict()
-        self.noted_at = 0.0
+        self._expires_at = inf if token.expiry is None else token.expiry.timestamp()
+        self._note_at = 0.0
 
     def check(self) -> None:
         """Raise where the token opens nothing."""
         if not self.admin.is_active:
             raise InvalidAPIKey()
-        if self.token.is_expired:
+        if self._expires_at <= time():
             raise TokenExpired()
         if not self.admin.is_staff:
             raise NotStaff()
+
+    def is_to_be_noted(self) -> bool:
+        """Whether a minute has passed since its use was noted. Who is told so notes it."""
+        now = monotonic()
+        if now < self._note_at:
+            return False
+        self._note_at = now + LAST_USE_PRECISION.total_seconds()
+        return True
 
     def remember(self, endpoint: str, name: str, target: Target) -> None:
         """Keep a target, in the place of the oldest where there are many."""
@@ -57,6 +68,7 @@ class Session:
         self.targets[endpoint, name] = target
 
 
+_OWN: Final = os.urandom(32)  # sessions are found by a digest of the header that nobody else can make
 _sessions: Memory[Session] = freshness.memory(size=CacheSize.TOKENS, lifetime=CacheTTL.AI)
 
 
@@ -66,19 +78,21 @@ async def open_session(request: Request) -> Session:
     Raises:
         InvalidAPIKey: there is no such token.
     """
-    scheme, _, secret = request.header(b"authorization").partition(" ")
-    secret = secret.strip()
-    if scheme.lower() != "bearer" or not secret or not secret.isascii():
-        raise InvalidAPIKey()
+    key = blake2b(request.headers.get(b"authorization", b""), key=_OWN).digest()
     stamp = freshness.believed(alone=request.is_alone)
-    session = _sessions.get(hash_token(secret), stamp, None) if stamp else None
+    session = _sessions.get(key, stamp, None) if stamp else None
     if session is None:
-        session = await request.run_sync(_open, secret)
-    await _note_use(session, request)
+        scheme, _, secret = request.header(b"authorization").partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret or not secret.isascii():
+            raise InvalidAPIKey()
+        session = await request.run_sync(_open, secret, key)
+    if session.is_to_be_noted():
+        await request.run_sync(note_use, copy(session.token))
     return session
 
 
-def _open(secret: str) -> Session:
+def _open(secret: str, key: bytes) -> Session:
     stamp = freshness.current()
     token = find_token(secret)
     if token is None:
@@ -86,13 +100,5 @@ def _open(secret: str) -> Session:
     kept = token_in_memory(secret)
     session = Session(kept or token)
     if kept is not None and stamp is not None:
-        _sessions.put(kept.digest, stamp, session)
+        _sessions.put(key, stamp, session)
     return session
-
-
-async def _note_use(session: Session, request: Request) -> None:
-    now = monotonic()
-    if session.noted_at and now - session.noted_at < LAST_USE_PRECISION.total_seconds():
-        return
-    session.noted_at = now
-    await request.run_sync(note_use, copy(session.token))
