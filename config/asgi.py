@@ -1,5 +1,7 @@
 """The site for ASGI servers: `uvicorn config.asgi:application`."""
 
+import gc
+import logging
 import os
 
 import django
@@ -16,8 +18,22 @@ from src.ai.views.on_loop import chat_on_loop  # noqa: E402
 from src.core.asgi import Handler  # noqa: E402
 from src.core.graceful import Graceful  # noqa: E402
 
-graceful_application = Graceful(Handler(choose=chat_on_loop), at_end=lambda: writer.drain(EXIT_WAIT))
+GARBAGE = 10_000  # objects that may come to be before those that refer to each other alone are looked for
+
+
+def end() -> None:
+    """Finish what the process has kept for company: the server may end it by a signal, past all that Python does."""
+    writer.drain(EXIT_WAIT)
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+
+
+graceful_application = Graceful(Handler(choose=chat_on_loop), at_end=end)
 static_application = ServeStaticASGI(graceful_application, add_headers_function=add_headers, allow_all_origins=False)
 add_static_files(static_application)
 application = Gateway(static_application)
 sweeper.start()
+# What is loaded by now stays: the garbage collector need not go through it again and again.
+gc.collect()
+gc.freeze()
+gc.set_threshold(GARBAGE)

@@ -1,23 +1,32 @@
-"""How a log line looks."""
+"""How a log line looks, and how it is written."""
 
+import asyncio
 import json
 import logging
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import IO, Any, Final
 
 import msgspec
 
 # No format shows these, and each line would pay for them (docs.python.org, Logging HOWTO, "Optimization").
 logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request", "color_message"}
+CALLS: Final = "src.ai.calls"  # the logger that has a line for each call
+FLUSH_AFTER: Final = 0.01  # seconds that such a line is kept for company
+ATOMIC: Final = 4096  # bytes that a pipe takes from one process without others' in between (PIPE_BUF on Linux)
+# What every record has comes first in it, what the caller passed after that.
+FIRST_FIELDS: Final = len(vars(logging.makeLogRecord({})))
+LATER_FIELDS: Final = frozenset({"message", "asctime", "request", "color_message"})
 
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
     """What the caller passed as `extra`."""
-    return {key: value for key, value in record.__dict__.items() if key not in PLAIN_FIELDS}
+    passed = islice(record.__dict__.items(), FIRST_FIELDS, None)
+    return {key: value for key, value in passed if key not in LATER_FIELDS}
 
 
 class FactsFormatter(logging.Formatter):
@@ -61,3 +70,47 @@ class JSONFormatter(logging.Formatter):
             if (encoded := msgspec.json.encode(line, enc_hook=str)).isascii():
                 return encoded.decode("ascii")
         return json.dumps(line, default=str)
+
+
+class Handler(logging.StreamHandler[IO[str]]):
+    """Writes the lines of calls on an event loop a few at a time, as a write costs more than a line; others at once.
+
+    What is kept is written within `FLUSH_AFTER` seconds, before any other line, by `flush`, and when the process ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._kept: list[str] = []
+        self._flushed_by: asyncio.AbstractEventLoop | None = None  # which will do it soon, unless it ends before
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's line, or keep it for a moment."""
+        try:
+            self._kept.append(self.format(record) + self.terminator)
+            loop = asyncio._get_running_loop()
+            if loop is None or record.name != CALLS:
+                self.flush()
+            elif loop is not self._flushed_by:
+                self._flushed_by = loop
+                loop.call_later(FLUSH_AFTER, self.flush)
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        self.acquire()
+        try:
+            kept, self._kept, self._flushed_by = self._kept, [], None
+            together, size = "", 0
+            for line in kept:
+                its_size = len(line.encode("utf-8", "replace"))
+                if together and size + its_size > ATOMIC:
+                    self.stream.write(together)
+                    together, size = "", 0
+                together += line
+                size += its_size
+            if together:
+                self.stream.write(together)
+            super().flush()
+        finally:
+            self.release()

@@ -310,7 +310,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"text": {"()": "config.logs.FactsFormatter"}, "json": {"()": "config.logs.JSONFormatter"}},
     "filters": {"request_id": {"()": "src.core.request_id.RequestIdFilter"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["request_id"]}},
+    "handlers": {"console": {"class": "config.logs.Handler", "formatter": LOG_FORMAT, "filters": ["request_id"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         # Django's own handlers would print a line twice, and mail admins nobody configured.

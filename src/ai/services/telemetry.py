@@ -10,12 +10,24 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from msgspec import structs
+
 from src.ai.services.ledger.entries import CallFacts, Settle
 
 logger = logging.getLogger("src.ai.calls")
 
 # Where the conventions name a vendor otherwise than its slug.
 PROVIDER_NAMES: Final = {"gemini": "gcp.gemini"}
+# The fields of `Usage`, in their order.
+_UNITS: Final = (
+    "gen_ai.usage.input_tokens",
+    "gen_ai.usage.output_tokens",
+    "gen_ai.usage.cache_read.input_tokens",
+    "gen_ai.usage.reasoning.output_tokens",
+    "images",
+    "characters",
+    "audio_seconds",
+)
 _LINE: Final[Mapping[str, Any]] = {
     **vars(logging.makeLogRecord({})),
     "name": logger.name,
@@ -37,14 +49,17 @@ def _record(attributes: Mapping[str, Any]) -> logging.LogRecord:
     record = logging.LogRecord.__new__(logging.LogRecord)
     now = time.time()
     since_start = _LINE["relativeCreated"] + (now - _LINE["created"]) * 1000
-    record.__dict__.update(_LINE, created=now, msecs=now % 1 * 1000, relativeCreated=since_start, **attributes)
+    fields = record.__dict__
+    fields.update(_LINE)
+    fields.update(attributes)
+    fields["created"], fields["msecs"], fields["relativeCreated"] = now, now % 1 * 1000, since_start
     return record
 
 
 def call_attributes(facts: CallFacts, entry: Settle) -> dict[str, Any]:
     """What is known of a request; what is not is left out."""
     usage, provider = entry.usage, facts.provider_slug
-    attributes = {
+    known: dict[str, Any] = {
         "request_id": facts.request_id,
         "record": str(entry.id),
         "admin_id": facts.admin_id,
@@ -54,19 +69,21 @@ def call_attributes(facts: CallFacts, entry: Settle) -> dict[str, Any]:
         "gen_ai.request.model": facts.model_name,
         "gen_ai.request.stream": facts.streamed,
         "state": entry.state.value,
-        "error.type": entry.error_code or None,
-        "gen_ai.response.id": entry.response_id or None,
-        "gen_ai.response.finish_reasons": [entry.finish_reason] if entry.finish_reason else None,
-        "gen_ai.usage.input_tokens": usage.input_tokens,
-        "gen_ai.usage.output_tokens": usage.output_tokens,
-        "gen_ai.usage.cache_read.input_tokens": usage.cache_read_tokens,
-        "gen_ai.usage.reasoning.output_tokens": usage.reasoning_tokens,
-        "images": usage.images,
-        "characters": usage.characters,
-        "audio_seconds": usage.audio_seconds,
-        "cost": None if entry.cost is None else f"{entry.cost:f}",
-        "cost_state": entry.cost_state.value,
-        "latency_ms": entry.latency_ms,
-        "first_chunk_ms": entry.first_chunk_ms,
     }
-    return {name: value for name, value in attributes.items() if value is not None}
+    if entry.error_code:
+        known["error.type"] = entry.error_code
+    if entry.response_id:
+        known["gen_ai.response.id"] = entry.response_id
+    if entry.finish_reason:
+        known["gen_ai.response.finish_reasons"] = [entry.finish_reason]
+    for name, units in zip(_UNITS, structs.astuple(usage), strict=True):
+        if units is not None:
+            known[name] = units
+    if entry.cost is not None:
+        known["cost"] = f"{entry.cost:f}"
+    known["cost_state"] = entry.cost_state.value
+    if entry.latency_ms is not None:
+        known["latency_ms"] = entry.latency_ms
+    if entry.first_chunk_ms is not None:
+        known["first_chunk_ms"] = entry.first_chunk_ms
+    return known
