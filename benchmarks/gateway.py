@@ -1,9 +1,10 @@
 """What a call through this project costs, beside other gateways: `python benchmarks/gateway.py [--peers]`.
 
-One serving process pinned to one core; the upstream, the load and PostgreSQL's sessions on another. All targets are
-asked in turn, round by round, in one run: the upstream itself, `/v1/chat/completions` of this project with all that it
-does, the peers; then the bare `openai` SDK, `achat`, `chat` and `chat/send`. `DATABASE_URL=postgres://…` names a server
-on which a database is made and dropped again (without it: SQLite), `REDIS_URL` a Redis to use.
+One serving process pinned to one core; the upstream, the load, PostgreSQL and Redis on another. All targets are asked
+in turn, round by round, in one run: the upstream itself, `/v1/chat/completions` of this project with all that it does,
+a reference that only passes on (`reference.py`), the peers; then the bare `openai` SDK, `achat`, `chat` and
+`chat/send`. `DATABASE_URL=postgres://…` names a server on which a database is made and dropped again (without it:
+SQLite), `REDIS_URL` a Redis to use.
 
 CPU is that of the serving process with its children, user and system, from the kernel's clock, read when the process
 rests again; PostgreSQL's own is not in it. Figures are medians over the rounds; noise is the distance between the
@@ -63,15 +64,14 @@ def main() -> None:
         bearer = {"Authorization": f"Bearer {token}"}
         results = Results(has_two_cores=core != other, log_level=options.log_level, load=os.getloadavg()[0])
         found = [target(DIRECT, upstream, {}, None, ""), target(GATEWAY, server.port, bearer, server.pid, "")]
-        if options.peers:
-            place = (options.peers_dir or folder / "peers").resolve()
-            for peer_name in peers.NAMES:
-                say(f"{peer_name}: install and start")
-                try:
-                    peer = stack.enter_context(peers.started(peer_name, base_url, core, place, url))
-                    found.append(target(peer_name, peer.port, peer.headers, peer.pid, peer.version))
-                except peers.NotAvailable as reason:
-                    results.missing[peer_name] = str(reason)
+        place = (options.peers_dir or folder / "peers").resolve()
+        for peer_name in (peers.REFERENCE, *(peers.NAMES if options.peers else ())):
+            say(f"{peer_name}: install and start")
+            try:
+                peer = stack.enter_context(peers.started(peer_name, base_url, core, place, url))
+                found.append(target(peer_name, peer.port, peer.headers, peer.pid, peer.version))
+            except peers.NotAvailable as reason:
+                results.missing[peer_name] = str(reason)
         for one in found:
             if said := refusal(one.request):
                 results.missing[one.name] = said
@@ -151,7 +151,7 @@ def measure_requests(results: Results, options: argparse.Namespace, other: int) 
     for one in results.targets:
         load(one.request, 16, 2)
     for number in range(options.rounds):
-        results.sessions_moved &= site.move_sessions(other)
+        results.services_moved &= site.move_services(other)
         for in_flight in IN_FLIGHT:
             for one in results.targets:
                 say(f"round {number + 1}: {one.name}, {in_flight} in flight")
@@ -193,7 +193,7 @@ def measure_typed(
     for name, in_flight in SDK_CALLS:
         ask(worker, target=name, calls=100, in_flight=in_flight)
     for number in range(options.rounds):
-        results.sessions_moved &= site.move_sessions(other)
+        results.services_moved &= site.move_services(other)
         for name, in_flight in SDK_CALLS:
             say(f"round {number + 1}: {name}, {in_flight} in flight")
             calls = options.calls * (1 if in_flight == 1 else 4)
@@ -212,7 +212,7 @@ def measure_streams(results: Results, options: argparse.Namespace, other: int) -
     for one in results.targets:
         one.before_streams = machine.memory_of(one.pid)["Pss"] if one.pid else 0
     for number in range(STREAM_ROUNDS):
-        results.sessions_moved &= site.move_sessions(other)
+        results.services_moved &= site.move_services(other)
         for one in results.targets:
             say(f"round {number + 1}: {one.name}, {options.streams} streams")
             before = machine.settled_cpu_of(one.pid) if one.pid else 0.0
@@ -245,7 +245,7 @@ def measure_memory(results: Results, ours: Target, requests: int, other: int) ->
     """The memory of a process that does nothing else, at each tenth of so many requests."""
     assert ours.pid is not None
     rate, done = load(ours.request, 64, 2).rate, 0
-    results.sessions_moved &= site.move_sessions(other)
+    results.services_moved &= site.move_services(other)
     machine.settled_cpu_of(ours.pid)
     results.memory.append((0, machine.memory_of(ours.pid)))
     while done < requests:

@@ -14,16 +14,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-from machine import HOST, answers, free_port, running, wait_until
-from site_under_test import database
+from machine import HOST, ROOT, answers, free_port, running, wait_until
+from site_under_test import database, uvicorn
 
 MASTER_KEY = "sk-bench-master"
 MODEL = "gpt-4o-mini"
 LITELLM = "LiteLLM"
 LITELLM_DATABASE = "LiteLLM, PostgreSQL, virtual key"
 PORTKEY = "Portkey"
+REFERENCE = "Starlette + aiohttp"
 NAMES = (LITELLM, LITELLM_DATABASE, PORTKEY)
 
 
@@ -88,7 +91,9 @@ def started(name: str, base_url: str, core: int, folder: Path, database_url: str
         NotAvailable: it can't be had, or does not start.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if name == PORTKEY:
+    if name == REFERENCE:
+        peer = reference(base_url, core, folder)
+    elif name == PORTKEY:
         peer = portkey(base_url, core, folder)
     elif name == LITELLM:
         peer = litellm(base_url, core, folder, "")
@@ -99,17 +104,28 @@ def started(name: str, base_url: str, core: int, folder: Path, database_url: str
 
 
 @contextmanager
+def reference(base_url: str, core: int, folder: Path) -> Iterator[Peer]:
+    """`reference.py`, in the environment that runs this."""
+    if not (find_spec("starlette") and find_spec("aiohttp")):
+        raise NotAvailable("pip install -r benchmarks/requirements.txt")
+    port, log = free_port(), folder / "reference.log"
+    words = [*uvicorn("reference:application", port), "--app-dir", str(ROOT / "benchmarks")]
+    with started_process(words, core, log, {"UPSTREAM": base_url}, port, "/readyz") as pid:
+        yield Peer(pid, port, {}, f"{version('starlette')} and aiohttp {version('aiohttp')}")
+
+
+@contextmanager
 def portkey(base_url: str, core: int, folder: Path) -> Iterator[Peer]:
     """Portkey's gateway, which keeps no books and knows no users."""
     script, port, log = install_portkey(folder), free_port(), folder / "portkey.log"
-    version = json.loads((script.parents[1] / "package.json").read_text())["version"]
+    release = json.loads((script.parents[1] / "package.json").read_text())["version"]
     headers = {
         "x-portkey-provider": "openai",
         "x-portkey-custom-host": base_url,
         "Authorization": "Bearer sk-upstream",
     }
     with started_process(["node", str(script), f"--port={port}", "--headless"], core, log, {}, port, "/") as pid:
-        yield Peer(pid, port, headers, version)
+        yield Peer(pid, port, headers, release)
 
 
 @contextmanager
@@ -140,10 +156,10 @@ def litellm(base_url: str, core: int, folder: Path, database_url: str) -> Iterat
     env: dict[str, str | None] = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     env |= {"DATABASE_URL": database_url or None, "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     words = [str(venv / "bin/litellm"), "--config", str(config), "--host", HOST, "--port", str(port)]
-    version = command(str(venv / "bin/pip"), "show", "litellm", cwd=folder).split("Version: ")[1].split()[0]
+    release = command(str(venv / "bin/pip"), "show", "litellm", cwd=folder).split("Version: ")[1].split()[0]
     with started_process([*words, "--num_workers", "1"], core, log, env, port, "/health/liveliness") as pid:
         key = virtual_key(port) if database_url else MASTER_KEY
-        yield Peer(pid, port, {"Authorization": f"Bearer {key}"}, version)
+        yield Peer(pid, port, {"Authorization": f"Bearer {key}"}, release)
 
 
 @contextmanager

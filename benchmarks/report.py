@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,9 @@ DIRECT, GATEWAY, CHAT_SEND = "direct to the upstream", "/v1/chat/completions", "
 NONE = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 FLAT = 2_000_000  # bytes that the second half of the requests may add
+# µs of CPU that a request through the reference took on the machine that the limits were set on, at 16 in flight
+# (Python 3.12, its upstream in C). How much slower this machine is, is by how much it takes longer here.
+REFERENCE_CPU = 123
 
 
 @dataclass
@@ -61,13 +64,19 @@ class Results:
     log_level: str
     load: float  # average of the machine before the run
     database: str = ""
-    sessions_moved: bool = True
+    services_moved: bool = True
     targets: list[Target] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)  # why a target was not measured
     sdk: dict[tuple[str, int], list[tuple[float, float]]] = field(default_factory=dict)  # CPU µs, median ms
     chat_send: Target | None = None
     queries: object = None
     memory: list[tuple[int, dict[str, int]]] = field(default_factory=list)  # after so many requests
+
+    @property
+    def slowness(self) -> float | None:
+        """How many times as long this machine takes as the one that the limits were set on; None where nobody knows."""
+        reference = self.named(peers.REFERENCE)
+        return reference.cost(16) / REFERENCE_CPU if reference and reference.loads else None
 
     def named(self, name: str) -> Target | None:
         return next((one for one in self.targets if one.name == name), None)
@@ -117,8 +126,8 @@ def print_set_up(results: Results, options: argparse.Namespace) -> None:
     )
     if not results.has_two_cores:
         print("Only one core: the load and the server shared it, so that nothing but CPU tells anything.")
-    if not results.sessions_moved:
-        print("PostgreSQL's sessions could not be kept off the server's core.")
+    if not results.services_moved:
+        print("PostgreSQL's sessions and Redis could not be kept off the server's core.")
 
 
 def print_requests(results: Results) -> None:
@@ -229,51 +238,98 @@ def megabytes(size: float) -> str:
     return f"{size / 1e6:.1f}"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A figure with its limit. `scales`: it is the shorter, the faster the machine (-1: the longer)."""
+
+    what: str
+    limit: str
+    found: float | None
+    holds: Callable[[float], bool]
+    form: Callable[[float], str]
+    scales: int = 0
+    beside: str = ""
+
+    def row(self, slowness: float | None) -> list[str]:
+        """What, its limit, what was found, what that is on the machine of the limits, and what holds."""
+        if self.found is None:
+            return [self.what, self.limit, "not measured", NONE, NONE]
+        there = self.found / slowness**self.scales if slowness and self.scales else None
+        if self.holds(self.found):
+            verdict = "ok"
+        else:
+            verdict = "ok there" if there is not None and self.holds(there) else "missed"
+        return [
+            self.what,
+            self.limit,
+            self.form(self.found) + self.beside,
+            self.form(there) if there else NONE,
+            verdict,
+        ]
+
+
 def print_limits(results: Results) -> None:
     """Each limit, what was found, and whether that holds it."""
-    words = {True: "ok", False: "missed", None: NONE}
-    rows = [[what, limit, found, words[holds]] for what, limit, found, holds in limits(results)]
-    if rows:
-        print_table(["", "limit", "found", ""], rows)
+    slowness = results.slowness
+    if rows := [finding.row(slowness) for finding in findings(results)]:
+        print_table(["", "limit", "found", "scaled", ""], rows)
+    if rows and slowness:
+        print(
+            f"\n{peers.REFERENCE} took {slowness * REFERENCE_CPU:.0f} µs a request here and {REFERENCE_CPU} on the"
+            f" machine that the limits were set on: what depends on the processor takes {slowness:.2f} {TIMES} as long"
+            ' here. "Scaled" is by that.'
+        )
 
 
-def limits(results: Results) -> Iterable[tuple[str, str, str, bool | None]]:
-    """What, its limit, what was found, whether that holds it (None: who knows)."""
+def findings(results: Results) -> Iterable[Finding]:
+    """What is to be held against a limit."""
     ours, direct = results.named(GATEWAY), results.named(DIRECT)
     if ours and ours.loads:
-        cpu = ours.cost(16)
-        yield "CPU a request, 16 in flight", "≤ 200 µs", f"{cpu:.0f} µs", cpu <= 200
+        yield at_most("CPU a request, 16 in flight", 200, ours.cost(16), "µs", scales=1)
         for name, least in ((peers.LITELLM_DATABASE, 50), (peers.PORTKEY, 5)):
-            if (peer := results.named(name)) and peer.loads:
-                times = peer.cost(16) / cpu
-                yield f"the same, beside {name}", f"≥ {least} {TIMES} less", f"{times:.1f} {TIMES}", times >= least
-            else:
-                yield f"the same, beside {name}", f"≥ {least} {TIMES} less", "not measured", None
+            peer = results.named(name)
+            times = peer.cost(16) / ours.cost(16) if peer and peer.loads else None
+            yield at_least(f"the same, beside {name}", least, times, TIMES, places=1)
         if direct:
-            added = ours.p50(1) - direct.p50(1)
-            yield "added to the median, one in flight", "≤ 3 ms", f"{added:.2f} ms", added <= 3
-        yield "requests a second, 64 in flight", "≥ 4,000", f"{ours.rate(64):,.0f}", ours.rate(64) >= 4000
-        yield "failed", "0", str(ours.failed), not ours.failed
+            yield at_most("added to the median, one in flight", 3, ours.p50(1) - direct.p50(1), "ms", places=2)
+        yield at_least("requests a second, 64 in flight", 4000, ours.rate(64), "", scales=-1)
+        yield at_most("failed", 0, ours.failed, "")
     if ours and ours.streams:
-        whole = min(some.whole for some in ours.streams)
         begun = ours.streams[0].begun
-        yield f"{begun:,} streams at once", "all whole", f"{whole:,}", whole == begun
+        yield at_least(f"whole, of {begun:,} streams at once", begun, min(some.whole for some in ours.streams), "")
         beside = f" (direct {first_chunk(direct):.0f})" if direct else ""
-        yield "first chunk, median", "≤ 350 ms", f"{first_chunk(ours):.0f} ms{beside}", first_chunk(ours) <= 350
-        each = statistics.median(ours.chunk_cpu)
-        yield "CPU a chunk", "≤ 35 µs", f"{each:.0f} µs", each <= 35
-        yield "memory a stream", "≤ 20 kB", f"{per_stream(ours):.0f} kB", per_stream(ours) <= 20
+        yield at_most("first chunk, median", 350, first_chunk(ours), "ms", scales=1, beside=beside)
+        yield at_most("CPU a chunk", 35, statistics.median(ours.chunk_cpu), "µs", scales=1)
+        yield at_most("memory a stream", 20, per_stream(ours), "kB")
     if results.memory:
         done, last = results.memory[-1]
         half = next(used for at, used in results.memory if at >= done / 2)
-        grown = last["Pss"] - half["Pss"]
-        limit = f"≤ {FLAT / 1e6:.0f} MB more in the second half"
-        yield f"memory, {done:,} requests", limit, f"{grown / 1e6:+.1f} MB", grown <= FLAT
-        yield "memory after them (PSS)", "≤ 100 MB", f"{megabytes(last['Pss'])} MB", last["Pss"] <= 100e6
+        grown = (last["Pss"] - half["Pss"]) / 1e6
+        yield at_most(f"memory, second half of {done:,} requests", FLAT / 1e6, grown, "MB more", places=1)
+        yield at_most("memory after them (PSS)", 100, last["Pss"] / 1e6, "MB", places=1)
     if results.chat_send and results.sdk:
         for number, asked in ((16, "16 in flight"), (1, "one at a time")):
             base, achat = (medians(results.sdk[name, number])[0] for name in ("bare", "achat"))
             times = results.chat_send.cost(number) / base
-            yield f"chat/send beside the bare SDK, CPU, {asked}", f"≤ 1.5 {TIMES}", f"{times:.2f} {TIMES}", times <= 1.5
+            yield at_most(f"chat/send beside the bare SDK, CPU, {asked}", 1.5, times, TIMES, places=2)
             over = (achat - base) / 1e3
-            yield f"achat over the bare SDK, CPU, {asked}", "≤ 0.2 ms", f"{over:.2f} ms", over <= 0.2
+            yield at_most(f"achat over the bare SDK, CPU, {asked}", 0.2, over, "ms", places=2, scales=1)
+
+
+def at_most(
+    what: str, limit: float, found: float | None, unit: str, *, places: int = 0, scales: int = 0, beside: str = ""
+) -> Finding:
+    """A figure that must not be more."""
+    form = written(unit, places)
+    return Finding(what, f"≤ {limit:,} {unit}".strip(), found, lambda value: value <= limit, form, scales, beside)
+
+
+def at_least(what: str, limit: float, found: float | None, unit: str, *, places: int = 0, scales: int = 0) -> Finding:
+    """A figure that must not be less."""
+    form = written(unit, places)
+    return Finding(what, f"≥ {limit:,} {unit}".strip(), found, lambda value: value >= limit, form, scales)
+
+
+def written(unit: str, places: int) -> Callable[[float], str]:
+    """How a figure of this unit is written."""
+    return lambda value: f"{value:,.{places}f} {unit}".strip()

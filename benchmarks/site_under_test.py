@@ -177,33 +177,43 @@ class Server:
         return self.process.pid
 
 
+def uvicorn(application: str, port: int) -> list[str]:
+    """The command that serves `application`."""
+    words = [sys.executable, "-m", "uvicorn", application, "--host", HOST, "--port", str(port), "--no-access-log"]
+    return [*words, "--loop", "uvloop", "--http", "httptools", "--backlog", "4096", "--timeout-graceful-shutdown", "5"]
+
+
 @contextmanager
 def served(
     folder: Path, core: int, application: str = "config.asgi:application", env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
     """The site, served by one process on one core."""
     port, log = free_port(), folder / "site.log"
-    command = [sys.executable, "-m", "uvicorn", application, "--host", HOST, "--port", str(port), "--no-access-log"]
-    command += ["--loop", "uvloop", "--http", "httptools", "--backlog", "4096", "--timeout-graceful-shutdown", "5"]
     paths = os.pathsep.join((str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")))
-    with running(command, core, log, {**(env or {}), "PYTHONPATH": paths}) as process:
+    with running(uvicorn(application, port), core, log, {**(env or {}), "PYTHONPATH": paths}) as process:
         wait_until(answers(port, "/readyz"), process, log)
         yield Server(process, port, log)
 
 
-def move_sessions(core: int) -> bool:
-    """Keep PostgreSQL's processes for this database off the server's core; whether that was possible (or needless)."""
+def move_services(core: int) -> bool:
+    """Keep PostgreSQL's and Redis's processes off the server's core; whether that was possible (or needless)."""
+    from django.conf import settings
     from django.db import connection
 
-    if connection.vendor == "sqlite":
-        return True
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pid FROM pg_stat_activity WHERE datname = current_database()")
-        sessions = [pid for (pid,) in cursor.fetchall()]
+    found: dict[int, str] = {}
+    if connection.vendor != "sqlite":
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pid FROM pg_stat_activity")
+            found |= {pid: "postgres" for (pid,) in cursor.fetchall()}
+    if settings.REDIS_URL:
+        import redis
+
+        with redis.Redis.from_url(settings.REDIS_URL) as client:
+            found[client.info("server")["process_id"]] = "redis-server"
     try:
-        for pid in sessions:
-            if Path(f"/proc/{pid}/comm").read_text().strip() != "postgres":
-                return False
+        for pid, name in found.items():
+            if Path(f"/proc/{pid}/comm").read_text().strip() != name:
+                return False  # it runs on another machine
             with suppress(ProcessLookupError):
                 os.sched_setaffinity(pid, {core})
     except (PermissionError, FileNotFoundError):
