@@ -10,6 +10,7 @@ from servestatic import ServeStaticASGI
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django.setup(set_prefix=False)
 
+from config import logs  # noqa: E402 (needs Django to be set up)
 from config.static import add_headers, add_static_files  # noqa: E402 (needs Django to be set up)
 from src.ai.asgi import Gateway  # noqa: E402
 from src.ai.services.ledger.sweeper import sweeper  # noqa: E402
@@ -28,6 +29,7 @@ def end() -> None:
         handler.flush()
 
 
+logs.Handler.writes_together = True
 graceful_application = Graceful(Handler(choose=chat_on_loop), at_end=end)
 static_application = ServeStaticASGI(graceful_application, add_headers_function=add_headers, allow_all_origins=False)
 add_static_files(static_application)

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -73,22 +75,29 @@ class JSONFormatter(logging.Formatter):
 
 
 class Handler(logging.StreamHandler[IO[str]]):
-    """Writes the lines of calls on an event loop a few at a time, as a write costs more than a line; others at once.
+    """Writes each line at once or, where `writes_together`, the lines of calls on an event loop a few at a time.
 
-    What is kept is written within `FLUSH_AFTER` seconds, before any other line, by `flush`, and when the process ends.
+    A write costs more than a line. What is kept is written within `FLUSH_AFTER` seconds, before any other line, by
+    `flush`, and when the process ends; that of a loop which ends before it can is written with the next line.
     """
+
+    writes_together = False
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
-        self._kept: list[str] = []
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._kept: deque[str] = deque()
         self._flushed_by: asyncio.AbstractEventLoop | None = None  # which will do it soon, unless it ends before
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record's line, or keep it for a moment."""
         try:
             self._kept.append(self.format(record) + self.terminator)
-            loop = asyncio._get_running_loop()
-            if loop is None or record.name != CALLS:
+            loop = asyncio._get_running_loop() if self.writes_together and record.name == CALLS else None
+            if loop is None:
                 self.flush()
             elif loop is not self._flushed_by:
                 self._flushed_by = loop
@@ -100,17 +109,19 @@ class Handler(logging.StreamHandler[IO[str]]):
         """Write what is kept."""
         self.acquire()
         try:
-            kept, self._kept, self._flushed_by = self._kept, [], None
-            together, size = "", 0
-            for line in kept:
-                its_size = len(line.encode("utf-8", "replace"))
-                if together and size + its_size > ATOMIC:
-                    self.stream.write(together)
-                    together, size = "", 0
-                together += line
-                size += its_size
-            if together:
-                self.stream.write(together)
+            self._flushed_by = None
+            while self._kept:
+                self.stream.write(self._next_lines())
             super().flush()
         finally:
             self.release()
+
+    def _next_lines(self) -> str:
+        """The first of what is kept, as far as it stays in one piece."""
+        lines, size = "", 0
+        while self._kept:
+            size += len(self._kept[0].encode("utf-8", "replace"))
+            if lines and size > ATOMIC:
+                break
+            lines += self._kept.popleft()
+        return lines

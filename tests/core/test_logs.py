@@ -30,6 +30,7 @@ class Pipe(StringIO):
 def handler() -> Iterator[Handler]:
     handler = Handler()
     handler.setStream(Pipe())
+    handler.writes_together = True
     for logger in (calls, others):
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -72,6 +72,12 @@ async def own_session(admin: User) -> object:
     return session
 
 
+async def submitted(entry: Reserve) -> None:
+    """Ends when the batch is on its way, and with that the loop stands still."""
+    writer.asubmit([entry])
+    await asyncio.sleep(0)
+
+
 def test_it_has_a_session_of_its_own_until_it_ends(superuser: User, model: AIModel) -> None:
     session = asyncio.run(own_session(superuser))
     until(lambda: session not in sessions())
@@ -94,7 +100,12 @@ def test_a_session_that_was_ended_is_replaced(superuser: User, model: AIModel, u
     async def calls() -> None:
         session = await own_session(superuser)
         await aquery("SELECT pg_terminate_backend(%s)", session)
-        assert await own_session(superuser) != session
+        other = await own_session(superuser)
+        assert other != session
+        kept = await asessions()
+        for _ in range(3 * REGULAR):
+            await UnifiedAIService.achat("Hi", superuser)
+        assert await asessions() == kept
 
     asyncio.run(calls())
     books.assert_true()
@@ -159,6 +170,28 @@ def test_what_waits_on_a_loop_that_stands_still_is_written(superuser: User, fact
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
+
+
+def test_a_loop_that_stands_still_in_a_transaction_keeps_nobody_waiting(superuser: User, facts: CallFacts) -> None:
+    loop = asyncio.new_event_loop()
+    entry = Reserve(id=uuid7(), facts=facts, created_at=datetime.now(UTC))
+
+    def is_locked() -> bool:
+        return bool(query("SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction' AND query ~ 'ai_lock'"))
+
+    try:
+        loop.run_until_complete(own_session(superuser))
+        loop.run_until_complete(submitted(entry))
+        until(is_locked)
+        assert UnifiedAIService.chat("Hi", superuser) == "Hello!"
+        assert writer.drain(WAIT)
+        assert UsageState.RESERVED in books.states()
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    writer.submit([Settle(id=entry.id, facts=facts, state=UsageState.SETTLED)]).result(WAIT)
+    books.assert_true()
 
 
 def test_a_call_that_was_swept_and_comes_back_corrects_its_record(

@@ -17,6 +17,13 @@ from src.core.cache.namespaces import CacheSize, CacheTTL
 _tokens: Memory[APIToken] = freshness.memory(size=CacheSize.TOKENS, lifetime=CacheTTL.AI)
 
 
+def secret_in(header: bytes) -> str:
+    """The token in a header `Authorization: Bearer <token>`; empty where there is none."""
+    scheme, _, secret = header.partition(b" ")
+    secret = secret.strip()
+    return secret.decode("ascii") if scheme.lower() == b"bearer" and secret.isascii() else ""
+
+
 def find_token(secret: str) -> APIToken | None:
     """The token, expired or not, with its user and its rules; None where there is none.
 

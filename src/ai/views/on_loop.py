@@ -16,7 +16,7 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from src.ai.models import APIToken
-from src.ai.services.tokens import token_in_memory
+from src.ai.services.tokens import secret_in, token_in_memory
 from src.ai.views.generation_views_v2 import UnifiedAIGenerationViewSet
 from src.core.asgi import LoopView
 
@@ -38,8 +38,8 @@ def chat_on_loop(scope: Mapping[str, Any]) -> LoopView | None:
         or any(page in accepted for page in PAGES)
     ):
         return None
-    scheme, _, secret = headers.get(b"authorization", b"").partition(b" ")
-    token = token_in_memory(secret.decode("ascii")) if scheme.lower() == b"bearer" and secret.isascii() else None
+    secret = secret_in(headers.get(b"authorization", b""))
+    token = token_in_memory(secret) if secret else None
     if token is None or token.is_expired or token.use_is_to_be_noted or not token.user.is_active:
         return None
     if any(alias["ATOMIC_REQUESTS"] for alias in connections.settings.values()):

@@ -18,7 +18,7 @@ from src.ai.models.api_token import LAST_USE_PRECISION
 from src.ai.models.config_stamp import freshness
 from src.ai.services.gateway.wire import Request
 from src.ai.services.token_rules import rules_of
-from src.ai.services.tokens import find_token, note_use, token_in_memory
+from src.ai.services.tokens import find_token, note_use, secret_in, token_in_memory
 from src.core.cache.freshness import Memory
 from src.core.cache.namespaces import CacheSize, CacheTTL
 
@@ -68,7 +68,7 @@ class Session:
         self.targets[endpoint, name] = target
 
 
-_OWN: Final = os.urandom(32)  # sessions are found by a digest of the header that nobody else can make
+_OWN: Final = os.urandom(32)  # sessions are found by a digest that nobody else can make
 _sessions: Memory[Session] = freshness.memory(size=CacheSize.TOKENS, lifetime=CacheTTL.AI)
 
 
@@ -78,13 +78,12 @@ async def open_session(request: Request) -> Session:
     Raises:
         InvalidAPIKey: there is no such token.
     """
-    key = blake2b(request.headers.get(b"authorization", b""), key=_OWN).digest()
+    secret = secret_in(request.headers.get(b"authorization", b""))
+    key = blake2b(secret.encode(), key=_OWN).digest()
     stamp = freshness.believed(alone=request.is_alone)
     session = _sessions.get(key, stamp, None) if stamp else None
     if session is None:
-        scheme, _, secret = request.header(b"authorization").partition(" ")
-        secret = secret.strip()
-        if scheme.lower() != "bearer" or not secret or not secret.isascii():
+        if not secret:
             raise InvalidAPIKey()
         session = await request.run_sync(_open, secret, key)
     if session.is_to_be_noted():

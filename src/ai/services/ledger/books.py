@@ -191,11 +191,17 @@ def _kinds(entries: Iterable[Entry]) -> Iterable[tuple[Period, ...]]:
     return {id(entry.facts.periods): entry.facts.periods for entry in entries}.values()
 
 
+class Unusual(Exception):
+    """A batch needs to know more of what is written than its own statements tell."""
+
+
 class Books:
     """The books behind one database connection, on which the caller has begun a transaction."""
 
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+    def __init__(self, connection: BaseDatabaseWrapper, *, asks: bool = True) -> None:
+        """`asks`: whether the ORM may be used beside `connection`, which waits for the database."""
         self.connection = connection
+        self._asks = asks
         self.stamp: str | None = None  # the `ConfigStamp` that the last batch saw when it began
         records, periods = UsageRecord._meta.db_table, UsagePeriod._meta.db_table
         # As an array of one it can only be looked up by its index, so that a plan made for an empty table stays good.
@@ -263,7 +269,10 @@ class Books:
     def steps(self, entries: Sequence[Entry], *, again: bool = False) -> Steps:
         """`write` for who sends what it yields himself: what is sent with one message, to be answered with its rows.
 
-        What does not end as it mostly does, such as a settlement of what is settled, sends more by itself, and waits.
+        What does not end as it mostly does, such as a settlement of what is settled, asks the database by itself.
+
+        Raises:
+            Unusual: that was needed, and is not allowed.
         """
         return self._steps(entries, again, begin=(_BEGIN[self.connection.vendor],), commit=(("COMMIT", ()),))
 
@@ -483,6 +492,7 @@ class Books:
         """What the records of these that were given up are counted with."""
         if not ids:
             return {}
+        self._check_that_it_asks()
         rows = UsageRecord.objects.using(self.connection.alias).filter(pk__in=ids, state=UsageState.UNKNOWN)
         return {row.pk: sums_of(row) for row in rows}
 
@@ -490,7 +500,12 @@ class Books:
         """Those of the calls that are on the books."""
         if not ids:
             return set()
+        self._check_that_it_asks()
         return set(UsageRecord.objects.using(self.connection.alias).filter(pk__in=ids).values_list("pk", flat=True))
+
+    def _check_that_it_asks(self) -> None:
+        if not self._asks:
+            raise Unusual
 
     # -- SQL -------------------------------------------------------------------------------------------------------
 

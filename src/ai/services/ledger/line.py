@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from time import monotonic
 from typing import Any, Final
 
@@ -32,9 +35,9 @@ HandOver = Callable[[Sequence[Submission], Sequence[Submission], Exception], Non
 
 
 class Line:
-    """Writes what is submitted on one loop in batches, each one durable transaction. To be used there alone.
+    """Writes what is submitted on one loop in batches, each one durable transaction.
 
-    Until it `is_open` it is only told of each submission by `count`.
+    To be used on that loop alone, but for `end`. Until it `is_open` it is only told of each submission by `count`.
     """
 
     def __init__(
@@ -51,12 +54,16 @@ class Line:
         self._connect = connect
         self._hand_over = hand_over
         self._at_rest = at_rest
+        self._lock = threading.RLock()  # who ends a line whose loop stands still may see it move again
+        self._process = os.getpid()
         self._counted = 0
         self._opening: asyncio.Task[None] | None = None
         self._keeper: AsyncIterator[None] | None = None
+        self._loop_ends = False
         self._queue = Queue()
         self._books: Any = None
         self._session: Any = None
+        self._socket = -1  # its number, which a lost session does not tell any more
         self._batch: list[Submission] = []  # that is being written
         self._began = 0.0
         self._steps: Steps | None = None  # of the batch
@@ -67,51 +74,58 @@ class Line:
     def count(self) -> None:
         """Take note that the loop has submitted something to somebody else."""
         self._counted += 1
-        if self._counted >= REGULAR and self._opening is None:
+        if self._counted >= REGULAR and self._opening is None and not self._loop_ends:
             self._counted = 0
-            self._opening = self.loop.create_task(self._open())
+            self._opening = self.loop.create_task(self._open(), context=Context())
 
     def add(self, submission: Submission) -> None:
         """Have it written: at once, where somebody waits, else with others or in `LINGER` seconds."""
-        self._queue.add(submission)
-        self.is_idle = False
-        if self._batch or self._is_called:
-            return
-        if submission.future is not None:
-            self._call()
-        elif self._timer is None:
-            self._timer = self.loop.call_later(LINGER, self._begin)
-
-    def flush(self) -> None:
-        """Write what waits for company."""
-        if not self._batch:
-            self._begin()
+        with self._lock:
+            if not self.is_open:  # it has been ended just now
+                self._hand_over((), (submission,), RuntimeError("the line has ended"))
+                return
+            self._queue.add(submission)
+            self.is_idle = False
+            if self._batch or self._is_called:
+                return
+            if submission.future is not None:
+                self._is_called = True
+                self.loop.call_soon(self._begin)
+            elif self._timer is None:
+                self._timer = self.loop.call_later(LINGER, self._begin)
 
     def end(self, reason: Exception) -> None:
         """Hand everything over and close the session. Also where the loop runs no more."""
-        self._close()
-        batch, self._batch = self._batch, []
-        waiting = self._queue.take_all()
-        if batch or waiting:
-            self._hand_over(batch, waiting, reason)
-        self._rest()
+        if self._process != os.getpid():
+            return  # the session is the parent's, and so is what waits
+        with self._lock:
+            self._close()
+            batch, self._batch = self._batch, []
+            waiting = self._queue.take_all()
+            if batch or waiting:
+                self._hand_over(batch, waiting, reason)
+            self._rest()
 
     # -- its session -----------------------------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        opening = self.loop.run_in_executor(None, self._connect)
+        opening = None
         try:
+            opening = self.loop.run_in_executor(None, self._connect)
             books = await asyncio.shield(opening)
         except asyncio.CancelledError:
-            opening.add_done_callback(_close_unused)
+            if opening is not None:
+                opening.add_done_callback(_close_unused)
             raise
         except Exception as error:  # the next that are counted will try again
             logger.info("A loop has no line to the ledger", extra={"reason": type(error).__name__})
         else:
+            if self._keeper is None:
+                self._keeper = self._end_with_loop()
+                await anext(self._keeper)
             self._books, self._session = books, books.connection.connection.pgconn
-            self._keeper = self._end_with_loop()
-            await anext(self._keeper)
-            self.loop.add_reader(self._session.socket, self._readable)
+            self._socket = self._session.socket
+            self.loop.add_reader(self._socket, self._readable)
             self.is_open = True
         finally:
             self._opening = None
@@ -121,7 +135,8 @@ class Line:
         try:
             yield
         finally:
-            self.end(RuntimeError("the loop has ended"))
+            self._loop_ends = True
+            self.end(RuntimeError("the loop ends"))
 
     def _close(self) -> None:
         self.is_open = self._is_called = False
@@ -131,35 +146,38 @@ class Line:
             self._steps.close()
         self._timer = self._steps = self._talk = None
         session, self._session, self._books = self._session, None, None
-        if session is not None:
-            with suppress(Exception):  # the loop may be closed
-                self.loop.remove_reader(session.socket)
-                self.loop.remove_writer(session.socket)
-            session.finish()
+        if session is None:
+            return
+        # First: its number may soon be another's. A lost session has closed it by now, and the loop may be closed too.
+        for remove in (self.loop.remove_reader, self.loop.remove_writer):
+            with suppress(OSError, RuntimeError):
+                remove(self._socket)
+        session.finish()
 
     # -- a batch ---------------------------------------------------------------------------------------------------
 
-    def _call(self) -> None:
-        self._is_called = True
-        self.loop.call_soon(self._begin)
+    def flush(self) -> None:
+        """Write what waits for company."""
+        self._begin()
 
     def _begin(self) -> None:
-        self._is_called = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._batch or not self.is_open:
-            return
-        batch = self._batch = self._queue.take()
-        if not batch:
-            self._rest()
-            return
-        self._began = monotonic()
-        try:
-            self._steps = self._books.steps(entries_of(batch))
-            self._say(next(self._steps))
-        except Exception as error:
-            self._fail(error)
+        with self._lock:
+            if self._batch or not self.is_open:
+                return
+            self._is_called = False
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            batch = self._batch = self._queue.take()
+            if not batch:
+                self._rest()
+                return
+            self._began = monotonic()
+            try:
+                self._steps = self._books.steps(entries_of(batch))
+                self._say(next(self._steps))
+            except Exception as error:
+                self._fail(error)
 
     def _say(self, statements: Sequence[postgres.SQL]) -> None:
         self._talk = postgres.talk(self._session, statements)
@@ -179,25 +197,29 @@ class Line:
             self._say(statements)
         else:
             if wait & Wait.W:
-                self.loop.add_writer(self._session.socket, self._writable)
+                self.loop.add_writer(self._socket, self._writable)
 
     def _readable(self) -> None:
-        try:
-            if self._talk is not None:
-                self._go_on(Ready.R)
-            else:
-                self._session.consume_input()  # nobody has asked: mostly that the session was ended
-                if self._session.status != ConnStatus.OK:
-                    raise OperationalError("the session was ended")
-        except Exception as error:
-            self._fail(error)
+        with self._lock:
+            try:
+                if self._talk is not None:
+                    self._go_on(Ready.R)
+                elif self._session is not None:
+                    self._session.consume_input()  # nobody has asked: mostly that the session was ended
+                    if self._session.status != ConnStatus.OK:
+                        raise OperationalError("the session was ended")
+            except Exception as error:
+                self._fail(error)
 
     def _writable(self) -> None:
-        self.loop.remove_writer(self._session.socket)
-        try:
-            self._go_on(Ready.W)
-        except Exception as error:
-            self._fail(error)
+        with self._lock:
+            if self._talk is None:
+                return
+            try:
+                self.loop.remove_writer(self._socket)
+                self._go_on(Ready.W)
+            except Exception as error:
+                self._fail(error)
 
     def _written(self, outcomes: Any) -> None:
         batch, self._batch, self._steps = self._batch, [], None
@@ -213,7 +235,7 @@ class Line:
             self._rest()
 
     def _rest(self) -> None:
-        self.is_idle = True
+        self.is_idle = not self._queue
         self._at_rest()
 
     def _fail(self, error: Exception) -> None:

@@ -43,6 +43,7 @@ POSTGRESQL: Final = "django.db.backends.postgresql"
 FIRST_DELAY: Final = 0.05  # seconds before trying again, doubled each time
 LONGEST_DELAY: Final = 1.0
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
+STANDSTILL: Final = 1.0  # seconds between two messages of a transaction, after which the database ends it
 GONE_TIMEOUT: Final = 5.0  # seconds without a sign of the database's host
 READ_ONLY: Final = "25006"  # PostgreSQL's code: a standby that is about to take over, or maintenance
 _PLANS_WITHOUT_KEYS: Final = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
@@ -121,13 +122,15 @@ class Writer:
         """Wait until everything is written; whether it is."""
         with self._lock:
             self._drainers += 1
-            try:
-                for line in list(self._lines.values()):
-                    _hurry(line)
+        try:
+            for line in list(self._lines.values()):  # without the lock, which a line takes while it holds its own
+                _hurry(line)
+            with self._lock:
                 self._queue.is_awaited = True
                 self._arrived.notify()
                 return self._written.wait_for(self._has_written_all, seconds)
-            finally:
+        finally:
+            with self._lock:
                 self._drainers -= 1
 
     def _has_written_all(self) -> bool:
@@ -137,8 +140,8 @@ class Writer:
 
     def _new_line(self, loop: asyncio.AbstractEventLoop) -> Line:
         for other in [other for other in list(self._lines) if other.is_closed()]:
-            if (line := self._lines.pop(other, None)) is not None:
-                line.end(RuntimeError("the loop was closed"))
+            self._lines[other].end(RuntimeError("the loop was closed"))
+            self._lines.pop(other, None)
         line = self._lines[loop] = Line(loop, _open_books, self._take_over, self._note_rest)
         return line
 
@@ -250,10 +253,14 @@ def _hurry(line: Line) -> None:
 
 
 def _open_books() -> Books:
-    """Books on a connection of their own, for a line, which uses them in another thread."""
-    books = Books(own_connection(router.db_for_write(UsageRecord)))
-    books.connection.inc_thread_sharing()
-    books.prepare()
+    """Books on a connection of their own, for a line."""
+    connection = own_connection(router.db_for_write(UsageRecord))
+    books = Books(connection, asks=False)
+    try:
+        books.prepare()
+    except BaseException:
+        connection.close()
+        raise
     return books
 
 
@@ -293,6 +300,8 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
         # rather read all of it.
         own = {
             "lock_timeout": str(int(LOCK_TIMEOUT * 1000)),
+            # A loop or a process that stands still between the messages of a batch keeps nobody else waiting.
+            "idle_in_transaction_session_timeout": str(int(STANDSTILL * 1000)),
             "plan_cache_mode": "force_generic_plan",
             **dict.fromkeys(_PLANS_WITHOUT_KEYS, "off"),
         }
