@@ -37,13 +37,14 @@ def query(sql: str, *values: object) -> list[tuple[object, ...]]:
 aquery = sync_to_async(query)
 
 
-def sessions() -> set[object]:
-    """The sessions that keep the books' statements prepared."""
+def sessions(did: str = "PREPARE|EXECUTE") -> set[object]:
+    """The sessions that have prepared the books' statements, or executed one."""
     return {
         pid
         for (pid,) in query(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND query ~ '(PREPARE|EXECUTE) ai_'"
+            " AND query ~ %s",
+            f"({did}) ai_",
         )
     }
 
@@ -66,7 +67,7 @@ async def own_session(admin: User) -> object:
     for _ in range(REGULAR + 1):
         await UnifiedAIService.achat("Hi", admin)
     async with asyncio.timeout(WAIT):
-        while not (found := await asessions() - before):
+        while not (found := await asessions("EXECUTE") - before):
             await UnifiedAIService.achat("Hi", admin)
     (session,) = found
     return session
