@@ -19,7 +19,9 @@ from src.ai.views.on_loop import chat_on_loop  # noqa: E402
 from src.core.asgi import Handler  # noqa: E402
 from src.core.graceful import Graceful  # noqa: E402
 
-GARBAGE = 10_000  # objects that may come to be before those that refer to each other alone are looked for
+# Objects that may come to be before those that refer to each other alone are looked for among the newest; after how many
+# such looks the older ones are gone through too; after how many of these all.
+GARBAGE = (10_000, 5, 4)
 
 
 def end() -> None:
@@ -38,4 +40,4 @@ sweeper.start()
 # What is loaded by now stays: the garbage collector need not go through it again and again.
 gc.collect()
 gc.freeze()
-gc.set_threshold(GARBAGE)
+gc.set_threshold(*GARBAGE)
