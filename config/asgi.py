@@ -19,8 +19,8 @@ from src.ai.views.on_loop import chat_on_loop  # noqa: E402
 from src.core.asgi import Handler  # noqa: E402
 from src.core.graceful import Graceful  # noqa: E402
 
-# Objects that may come to be before those that refer to each other alone are looked for among the newest; after how many
-# such looks the older ones are gone through too; after how many of these all.
+# Objects that may come to be before those that refer to each other alone are looked for among the newest; after how
+# many such looks the older ones are gone through too; after how many of these all.
 GARBAGE = (10_000, 5, 4)
 
 
