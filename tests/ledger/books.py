@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+from django.db import transaction
 from django.utils import timezone
 
 from src.ai.models import UsagePeriod, UsageRecord, UsageState
@@ -43,3 +46,11 @@ def expire_leases() -> None:
     """As if the longest time that a call may take had gone by."""
     past = timezone.now() - timedelta(seconds=1)
     UsageRecord.objects.filter(state=UsageState.RESERVED).update(lease_expires_at=past)
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """While somebody else writes what every call has to write: a period or, on SQLite, anything."""
+    with transaction.atomic():
+        UsagePeriod.objects.select_for_update().get(scope=UsagePeriod.Scope.ADMIN)
+        yield

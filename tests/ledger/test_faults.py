@@ -49,17 +49,9 @@ def chat(superuser: User, model: AIModel) -> Iterator[Callable[[], Future[str]]]
         yield lambda: callers.submit(call)
 
 
-@contextmanager
-def locked() -> Iterator[None]:
-    """While somebody else writes what every call has to write: a period or, on SQLite, anything."""
-    with transaction.atomic():
-        UsagePeriod.objects.select_for_update().get(scope=UsagePeriod.Scope.ADMIN)
-        yield
-
-
 def test_a_call_waits_for_a_lock(chat: Callable[[], Future[str]]) -> None:
     chat().result(WAIT)
-    with locked():
+    with books.locked():
         call = chat()
         until(lambda: not writer.drain(0))
         assert not call.done()
@@ -72,7 +64,7 @@ def test_a_call_that_would_wait_too_long_is_not_made(
 ) -> None:
     settings.AI_LEDGER_TIMEOUT = SHORT
     chat().result(WAIT)
-    with locked():
+    with books.locked():
         refusal = chat().exception(WAIT)
     assert isinstance(refusal, LedgerUnavailable)
     assert (http_status(refusal), refusal.retry_after) == (503, 1)
@@ -91,7 +83,7 @@ def test_a_reply_that_was_paid_for_does_not_wait_for_the_books(
     upstream.send(Reply(200, good.parts, good.headers, [gate], good.length))
     call = chat()
     gate.wait_until_reached()
-    with locked():
+    with books.locked():
         gate.open()
         assert call.result(WAIT) == "Hello!"
         assert UsageState.RESERVED in books.states()
@@ -109,7 +101,7 @@ def test_what_failed_before_is_written_even_if_there_is_no_second_try(
     upstream.send(Reply(503, busy.parts, busy.headers, [gate], busy.length))
     call = chat()
     gate.wait_until_reached()
-    with locked():
+    with books.locked():
         gate.open()
         assert isinstance(call.exception(WAIT), LedgerUnavailable)
     books.assert_true()

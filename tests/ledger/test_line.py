@@ -11,9 +11,9 @@ from decimal import Decimal
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
-from django.db import connection, transaction
+from django.db import connection
 
-from src.ai.models import AIModel, UsagePeriod, UsageState
+from src.ai.models import AIModel, UsageState
 from src.ai.services.ledger.entries import CallFacts, Reserve, Settle
 from src.ai.services.ledger.line import REGULAR
 from src.ai.services.ledger.upkeep import sweep
@@ -53,11 +53,15 @@ asessions = sync_to_async(sessions)
 
 
 @contextmanager
-def locked() -> Iterator[None]:
-    """While somebody else writes what every call has to write."""
-    with transaction.atomic():
-        UsagePeriod.objects.select_for_update().get(scope=UsagePeriod.Scope.ADMIN)
-        yield
+def standing_still() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that runs for as long as it is made to, and is closed in order."""
+    loop = asyncio.new_event_loop()
+    try:
+        yield loop
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
 
 async def own_session(admin: User) -> object:
@@ -119,7 +123,7 @@ def test_a_session_that_is_ended_while_it_writes_writes_nothing_twice(
     async def calls() -> None:
         session = await own_session(superuser)
         asked = len(upstream.requests)
-        hold = locked()
+        hold = books.locked()
         await sync_to_async(hold.__enter__)()
         call = asyncio.create_task(UnifiedAIService.achat("Hi", superuser))
         waiting = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
@@ -156,7 +160,6 @@ def test_what_a_loop_leaves_behind_when_it_ends_is_written(superuser: User, mode
 
 
 def test_what_waits_on_a_loop_that_stands_still_is_written(superuser: User, facts: CallFacts) -> None:
-    loop = asyncio.new_event_loop()
     entry = Reserve(id=uuid7(), facts=facts, created_at=datetime.now(UTC))
 
     async def begin_and_leave() -> None:
@@ -164,33 +167,24 @@ def test_what_waits_on_a_loop_that_stands_still_is_written(superuser: User, fact
         await writer.asubmit([entry])
         writer.leave([Settle(id=entry.id, facts=facts, state=UsageState.SETTLED, requests=1, cost=Decimal(0))])
 
-    try:
+    with standing_still() as loop:
         loop.run_until_complete(begin_and_leave())
         books.assert_true()
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
 
 
 def test_a_loop_that_stands_still_in_a_transaction_keeps_nobody_waiting(superuser: User, facts: CallFacts) -> None:
-    loop = asyncio.new_event_loop()
     entry = Reserve(id=uuid7(), facts=facts, created_at=datetime.now(UTC))
 
     def is_locked() -> bool:
         return bool(query("SELECT 1 FROM pg_stat_activity WHERE state = 'idle in transaction' AND query ~ 'ai_lock'"))
 
-    try:
+    with standing_still() as loop:
         loop.run_until_complete(own_session(superuser))
         loop.run_until_complete(submitted(entry))
         until(is_locked)
         assert UnifiedAIService.chat("Hi", superuser) == "Hello!"
         assert writer.drain(WAIT)
         assert UsageState.RESERVED in books.states()
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
     writer.submit([Settle(id=entry.id, facts=facts, state=UsageState.SETTLED)]).result(WAIT)
     books.assert_true()
 

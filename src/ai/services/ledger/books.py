@@ -21,7 +21,17 @@ from django.utils import timezone
 
 from src.ai.models import ConfigStamp, Period, UsageCarried, UsagePeriod, UsageRecord, UsageState
 from src.ai.models.usage import MONEY_PLACES
-from src.ai.services.ledger.entries import Entry, Limit, Outcome, Reserve, Settle, Standing, periods_of, to_units
+from src.ai.services.ledger.entries import (
+    UNITS,
+    Entry,
+    Limit,
+    Outcome,
+    Reserve,
+    Settle,
+    Standing,
+    periods_of,
+    to_units,
+)
 from src.core import postgres
 from src.core.bulk import Statement
 from src.core.postgres import SQL
@@ -110,7 +120,6 @@ _PERIOD: Final = (
 )
 _BEGIN: Final[Mapping[str, SQL]] = {"postgresql": ("BEGIN", ()), "sqlite": ("BEGIN IMMEDIATE", ())}
 _PLACES: Final = {"cost": MONEY_PLACES, "held_cost": MONEY_PLACES, "audio_seconds": 3}
-_SCALE: Final = Decimal(10) ** MONEY_PLACES
 
 
 @dataclass(slots=True, eq=False)
@@ -548,7 +557,7 @@ def _text(told: str, length: int) -> str:
 def _held(requests: int, cost: Decimal) -> Sums:
     """What a reservation adds to its periods."""
     sums = [0] * len(SUMS)
-    sums[1], sums[3] = requests, int(cost * _SCALE)
+    sums[1], sums[3] = requests, int(cost * UNITS)
     return sums
 
 
@@ -578,7 +587,7 @@ def sums_of(row: UsageRecord) -> Sums:
     return [
         row.requests,
         0,
-        round((row.cost or 0) * _SCALE),
+        to_units(row.cost or Decimal(0)),
         0,
         int(row.cost is None),
         *(getattr(row, name) or 0 for name in SUMS[5:11]),

@@ -14,12 +14,12 @@ from src.ai.models.usage import MONEY_PLACES
 from src.ai.results import Usage
 
 NO_USAGE: Final = Usage()
-_UNITS: Final = Decimal(10) ** MONEY_PLACES
+UNITS: Final = Decimal(10) ** MONEY_PLACES
 
 
 def to_units(amount: Decimal) -> int:
     """US$ in the smallest units that the columns hold."""
-    return round(amount * _UNITS)
+    return round(amount * UNITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,9 +90,9 @@ class Line:
                 return
             if submission.future is not None:
                 self._is_called = True
-                self.loop.call_soon(self._begin)
+                self.loop.call_soon(self.flush)
             elif self._timer is None:
-                self._timer = self.loop.call_later(LINGER, self._begin)
+                self._timer = self.loop.call_later(LINGER, self.flush)
 
     def end(self, reason: Exception) -> None:
         """Hand everything over and close the session. Also where the loop runs no more."""
@@ -157,10 +157,7 @@ class Line:
     # -- a batch ---------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what waits for company."""
-        self._begin()
-
-    def _begin(self) -> None:
+        """Write what waits, unless a batch is being written: that is followed by the next."""
         with self._lock:
             if self._batch or not self.is_open:
                 return
@@ -228,9 +225,9 @@ class Line:
         if self._queue.is_awaited:
             self._is_called = True
             # Once those who were told have gone on: what they submit comes along.
-            self.loop.call_soon(self.loop.call_soon, self._begin)
+            self.loop.call_soon(self.loop.call_soon, self.flush)
         elif self._queue:
-            self._timer = self.loop.call_later(LINGER, self._begin)
+            self._timer = self.loop.call_later(LINGER, self.flush)
         else:
             self._rest()
 
