@@ -1,7 +1,11 @@
-"""HTTP/1.1 for what only passes through: a request's bytes go out as they are, an answer's come in as they are.
+"""HTTP/1.1 by the bytes: a request's go out as they are, an answer's come in as they are.
 
-What `src.core.connections` is to httpx, without httpx and its objects: a piece of a stream wakes no task.
-The parser is httptools' (llhttp), the transport asyncio's. Errors are httpx's, as there.
+What the gateway passes on goes this way without httpx and its objects, and a piece of a stream wakes no task.
+`src.core.transport` is httpx's way. The parser is httptools' (llhttp), the transport asyncio's. Errors are httpx's.
+
+Ending a connection waits for nothing, so that nothing can interrupt it: httpx's own transport does it in several
+awaits, and a second cancellation on the way, as one time-out inside another brings, leaves it open and counted for good
+(httpcore 1.0.9, `_async/http11.py`: `_response_closed`).
 """
 
 from __future__ import annotations
@@ -19,19 +23,21 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from ipaddress import ip_address
 from math import inf
-from typing import Any, Final, Self, cast
+from sys import maxsize
+from typing import Any, Final, NamedTuple, Self, cast
 
 import httptools
 import httpx
 
-from src.core.connections import ERROR_BODY_LIMIT, HEAD_LIMIT, IDLE_SECONDS, AnswerBroken, Origin
 from src.core.limits import BodyTooLarge, Timeouts
 from src.core.net_guard import UrlRefused, check_address, check_target
 
 IDLE_LIMIT: Final = 1000  # connections to one origin: streams come in crowds, and to connect costs as much as to ask
+IDLE_SECONDS: Final = 30.0
+HEAD_LIMIT: Final = 100 * 1024
+ERROR_BODY_LIMIT: Final = 64 * 1024  # of an error's body: SDKs read it whole, however long it is
 NAME_SECONDS: Final = 5.0  # that the addresses of a name are believed
 UNREAD_LIMIT: Final = 256 * 1024  # bytes of a stream that wait to be read, before its sender is made to wait
-_WHOLE: Final = (b"application/json", b"text/html")  # what no stream is sent as
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE: Final = re.compile(r"[\t -~]*")
 SHARE: Final = 160e-6  # seconds between two pieces of a stream, for each that runs: an eighth of the loop is theirs
@@ -39,6 +45,39 @@ LONGEST_PAUSE: Final = 0.05  # seconds between two pieces that no reader minds
 LARGE: Final = 16 * 1024  # bytes that are worth a piece of their own
 RawHeaders = list[tuple[bytes, bytes]]
 Take = Callable[[bytes], Awaitable[None] | None]
+
+
+class AnswerBroken(httpx.ReadError):
+    """The connection broke when an answer had begun: the vendor had the request, and may have done its work."""
+
+
+class Origin(NamedTuple):
+    """Whom a connection leads to."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: httpx.URL) -> Self:
+        """The one that a URL leads to. Raises `UnicodeError` where its host is nobody's name."""
+        host = url.raw_host.decode("ascii")
+        return cls(url.scheme, host, url.port or (443 if url.scheme == "https" else 80))
+
+
+ANY: Final = (b"",)  # content types, by their beginnings
+
+
+class Reading(NamedTuple):
+    """How an answer is read that is no error. Of an error's body comes the first part, always as a whole.
+
+    `whole`: the content types, by their beginnings, that are read whole, and then may have `limit` bytes; any other
+    comes as a stream. `decodes`: its reader undoes a compression.
+    """
+
+    whole: tuple[bytes, ...]
+    limit: int = maxsize
+    decodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +97,10 @@ class Endpoint:
         """
         try:
             parts = httpx.URL(url)
-            host = parts.raw_host.decode("ascii")
-            host.encode("idna")  # as every resolver does
+            origin = Origin.of(parts)
+            origin.host.encode("idna")  # as every resolver does
         except (httpx.InvalidURL, UnicodeError) as error:
             raise UrlRefused(f"it can't be read: {error}") from error
-        origin = Origin(parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80))
         for name, value in headers.items():
             if not (_NAME.fullmatch(name) and _VALUE.fullmatch(value)):
                 raise ValueError(f"the header {name!r} holds what no header may hold")  # its value may be a key
@@ -146,25 +184,22 @@ class Exchanges:
         self._sockets: dict[socket.socket, Connection | None] = {}  # None while it connects
         self._addresses: dict[Origin, tuple[float, list[Any]]] = {}  # as the guard let them pass, and until when
 
-    async def post(
-        self, endpoint: Endpoint, body: bytes, headers: bytes, limits: Timeouts, *, limit: int, streams: bool
-    ) -> Answer:
-        """The answer to a request.
-
-        Args:
-            headers: more lines of the head, each with its line end.
-            limit: the bytes that an answer may have that is read whole.
-            streams: a good answer that is neither JSON nor a page comes as a stream.
+    async def post(self, endpoint: Endpoint, body: bytes, headers: bytes, limits: Timeouts, reading: Reading) -> Answer:
+        """The answer to a request with `body`; `headers` are more lines of its head, each with its line end.
 
         Raises:
             httpx.TransportError, TimeoutError: there is no answer, or none in time.
-            BodyTooLarge: it is larger than `limit`.
+            BodyTooLarge: it is larger than `reading` allows.
             UrlRefused: no request may go there.
         """
+        head = b"%bContent-Length: %d\r\n%b\r\n" % (endpoint.head, len(body), headers)
+        return await self.ask(endpoint.origin, head, body, limits, reading)
+
+    async def ask(self, origin: Origin, head: bytes, body: bytes, limits: Timeouts, reading: Reading) -> Answer:
+        """`post` for any request: `head` is all that comes before the body."""
         deadline = self._loop.time() + limits.total
-        connection = self._take_idle(endpoint.origin) or await self._connect(endpoint.origin, limits.connect)
-        sent = b"%bContent-Length: %d\r\n%b\r\n" % (endpoint.head, len(body), headers)
-        return await connection.ask(sent, body, limits.first_byte, deadline, limit, streams=streams)
+        connection = self._take_idle(origin) or await self._connect(origin, limits.connect)
+        return await connection.ask(head, body, limits.first_byte, deadline, reading)
 
     def drop(self) -> None:
         """Close every connection; also where the loop is closed, or belongs to another process."""
@@ -353,10 +388,10 @@ class Connection(asyncio.Protocol):
         "_more",
         "_parser",
         "_pieces",
+        "_reading",
         "_silence",
         "_size",
         "_status",
-        "_streams",
         "_taker",
         "_timer",
         "handed_at",
@@ -379,8 +414,8 @@ class Connection(asyncio.Protocol):
         self.heard_at = 0.0  # when something came or went, by the loop's clock
         self._deadline = 0.0
         self._silence = 0.0  # seconds that it may last
-        self._limit = 0  # bytes that an answer may have that is read whole
-        self._streams = False
+        self._reading = Reading(())
+        self._limit = maxsize  # bytes that an answer may have that is read whole
         self._answer: asyncio.Future[Answer] | None = None
         self._is_reading = True
         self._is_lost = False
@@ -407,13 +442,11 @@ class Connection(asyncio.Protocol):
 
     # -- for its user ----------------------------------------------------------------------------------------------
 
-    async def ask(
-        self, head: bytes, body: bytes, silence: float, deadline: float, limit: int, *, streams: bool
-    ) -> Answer:
+    async def ask(self, head: bytes, body: bytes, silence: float, deadline: float, reading: Reading) -> Answer:
         """Send a request; its answer. `silence` in seconds, `deadline` by the loop's clock."""
         if self._is_lost:
             raise httpx.ReadError("the connection was closed before anything was asked")
-        self._limit, self._streams, self._silence, self._deadline = limit, streams, silence, deadline
+        self._reading, self._limit, self._silence, self._deadline = reading, reading.limit, silence, deadline
         self.heard_at = self._loop.time()
         self._answer = answer = cast("asyncio.Future[Answer]", self._loop.create_future())
         self._watch(min(self.heard_at + silence, deadline))
@@ -572,6 +605,7 @@ class Connection(asyncio.Protocol):
             raise _no_http(f"its head is larger than {HEAD_LIMIT:,} bytes")
         self._status = status
         self._ends_with_connection, is_chunked = True, False
+        may_be_coded = self._reading.decodes or status >= 300
         content_type = b""
         for name, value in self._headers:
             lower = name.lower()
@@ -583,11 +617,11 @@ class Connection(asyncio.Protocol):
                 if value.lower() != b"chunked" or is_chunked or self._parser.get_http_version() == "1.0":
                     raise _no_http("it comes in a coding that nobody asked for")
                 self._ends_with_connection, is_chunked = False, True
-            elif lower == b"content-encoding" and status < 300 and value.lower() not in (b"", b"identity"):
+            elif lower == b"content-encoding" and not may_be_coded and value.lower() not in (b"", b"identity"):
                 raise _no_http("it is compressed, which nobody asked for")
         if status >= 300:
             self._limit = min(self._limit, ERROR_BODY_LIMIT)
-        elif self._streams and not content_type.startswith(_WHOLE):
+        elif not content_type.startswith(self._reading.whole):
             self._is_stream = True
             self._answered(None)
 

@@ -1,7 +1,7 @@
 """One pool of connections per event loop, for the life of the loop: what every request to a vendor goes through.
 
-    client()      the loop's `httpx.AsyncClient`
-    exchanges()   the same for bytes that only pass through, without httpx
+    exchanges()   the loop's connections
+    client()      an `httpx.AsyncClient` over them
     shared()      an object built once per loop around that client: an SDK
     download()    the bytes behind a URL that a vendor answered with
     read_body()   a body that may not grow beyond a limit
@@ -25,12 +25,12 @@ from typing import Any, Final, TypeVar
 import httpx
 from django.conf import settings
 
-from src.core.connections import ERROR_BODY_LIMIT as ERROR_BODY_LIMIT
-from src.core.connections import Transport
+from src.core.exchange import ERROR_BODY_LIMIT as ERROR_BODY_LIMIT
 from src.core.exchange import Exchanges
 from src.core.limits import BodyTooLarge as BodyTooLarge
 from src.core.limits import Timeouts as Timeouts
 from src.core.net_guard import check_url
+from src.core.transport import Transport
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ async def client() -> httpx.AsyncClient:
 
 
 async def exchanges() -> Exchanges:
-    """The running loop's connections for what only passes through."""
+    """The running loop's connections. They are closed with the loop."""
     pool = _pools.get(asyncio.get_running_loop()) or await _pool()
     return pool.exchanges
 
@@ -140,17 +140,11 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
 
 class _Pool:
     def __init__(self) -> None:
-        self.transport = Transport(ssl_context())
-        self.client = _Client(self.transport)
         self.exchanges = Exchanges(ssl_context())
+        self.client = _Client(Transport(self.exchanges))
         self.shared: dict[Hashable, Any] = {}
         self.building = asyncio.Lock()
         self.keeper: AsyncIterator[None] | None = None
-
-    def drop(self) -> None:
-        """Close every socket, also where the loop is closed or belongs to another process."""
-        self.transport.drop()
-        self.exchanges.drop()
 
 
 class _Client(httpx.AsyncClient):
@@ -219,13 +213,13 @@ async def _close_with_loop(loop: asyncio.AbstractEventLoop, pool: _Pool) -> Asyn
     finally:
         with _lock:
             _pools.pop(loop, None)
-        pool.drop()
+        pool.exchanges.drop()
 
 
 def _sweep() -> None:
     """Drop the pools of loops that were closed without `shutdown_asyncgens()`."""
     for loop in [loop for loop in _pools if loop.is_closed()]:
-        _pools.pop(loop).drop()
+        _pools.pop(loop).exchanges.drop()
 
 
 def _forget_after_fork() -> None:
@@ -233,7 +227,7 @@ def _forget_after_fork() -> None:
     global _pools, _lock
     _inherited.update(_pools)
     for pool in _pools.values():
-        pool.drop()
+        pool.exchanges.drop()
     _pools, _lock = {}, threading.Lock()
 
 

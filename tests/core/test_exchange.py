@@ -22,8 +22,7 @@ import uvloop
 from pytest_django import Settings
 
 from src.core import exchange, http
-from src.core.connections import ERROR_BODY_LIMIT, AnswerBroken
-from src.core.exchange import LARGE, UNREAD_LIMIT, Answer, Endpoint
+from src.core.exchange import ANY, ERROR_BODY_LIMIT, LARGE, UNREAD_LIMIT, Answer, AnswerBroken, Endpoint, Reading
 from src.core.http import BodyTooLarge, Timeouts
 from src.core.loop import io_loop
 from src.core.net_guard import UrlRefused
@@ -34,6 +33,7 @@ from tests.upstream.tls import server_context
 KEY = "sk-0123456789abcdef"
 OK = whole(200, {"ok": True})
 HEAD = b"HTTP/1.1 200 OK\r\n"
+WHOLE = (b"application/json", b"text/html")
 LIMITS = Timeouts(connect=5, first_byte=5, total=10)
 IMPATIENT = Timeouts(connect=5, first_byte=0.1, total=10)
 LOOPS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -69,7 +69,8 @@ async def post(
     headers: dict[str, str] | None = None,
 ) -> Answer:
     endpoint = Endpoint.of(url, {"Authorization": f"Bearer {KEY}", **(headers or {})})
-    return await (await http.exchanges()).post(endpoint, body, b"", limits, limit=limit, streams=streams)
+    reading = Reading(WHOLE if streams else ANY, limit)
+    return await (await http.exchanges()).post(endpoint, body, b"", limits, reading)
 
 
 async def read(answer: Answer) -> bytes:
@@ -918,7 +919,7 @@ async def test_a_key_is_in_no_repr(upstream: Upstream) -> None:
     upstream.send(Reply(200, [b"x", gate], {"content-type": "audio/mpeg"}))
     endpoint = Endpoint.of(upstream.url, {"Authorization": f"Bearer {KEY}"})
     exchanges = await http.exchanges()
-    answer = await exchanges.post(endpoint, b"{}", b"", LIMITS, limit=1, streams=True)
+    answer = await exchanges.post(endpoint, b"{}", b"", LIMITS, Reading(WHOLE))
     connections = list(exchanges._sockets.values())
     shown = [repr(one) for one in (endpoint, endpoint.origin, exchanges, answer, *connections)]
     shown.append(repr(vars(exchanges)))

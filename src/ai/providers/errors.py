@@ -32,7 +32,7 @@ from src.ai.exceptions import (
 )
 from src.ai.providers.payload import read_json
 from src.ai.providers.successors import find_successor
-from src.core.connections import AnswerBroken
+from src.core.exchange import AnswerBroken
 from src.core.http import BodyTooLarge, Timeouts
 from src.core.net_guard import UrlRefused
 from src.core.secrets import MASK, scrub

@@ -50,7 +50,7 @@ from src.ai.services.ledger.writer import Desk
 from src.ai.services.limit_headers import limit_headers
 from src.ai.services.usage import LEASE_MARGIN, aannounce, keep_texts, somebody_listens
 from src.core import http
-from src.core.exchange import Answer, Endpoint, RawHeaders
+from src.core.exchange import ANY, Answer, Endpoint, RawHeaders, Reading
 from src.core.http import Timeouts
 
 KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
@@ -59,6 +59,7 @@ _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
 STREAMED: Final = (CHAT, IMAGES)
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
+_NO_STREAM: Final = (b"application/json", b"text/html")  # content types that no stream has
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
 # What is between this process and the vendor, or is said by this server itself.
@@ -246,13 +247,11 @@ class Passage:
 
     async def _answered(self) -> Answer:
         limits, target = self._limits, self.target
-        limit = MEDIA_LIMIT if target.endpoint == IMAGES else JSON_LIMIT
         streams = self.is_stream or target.endpoint == SPEECH
+        reading = Reading(_NO_STREAM if streams else ANY, MEDIA_LIMIT if target.endpoint == IMAGES else JSON_LIMIT)
         try:
             exchanges = await http.exchanges()
-            answer = await exchanges.post(
-                self._goes_to, self.body, self._headers(), limits, limit=limit, streams=streams
-            )
+            answer = await exchanges.post(self._goes_to, self.body, self._headers(), limits, reading)
         except Exception as error:
             raise errors.from_exception(target.call, error, limits) from error
         if 200 <= answer.status < 300:
