@@ -7,7 +7,7 @@ around it as around any other, on the loop too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core import signals
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest, get_script_prefix
-from django.core.handlers.exception import convert_exception_to_response
+from django.core.handlers.exception import response_for_exception
 from django.db import close_old_connections
 from django.http import FileResponse
 from django.http.response import HttpResponseBase
@@ -33,6 +33,7 @@ Choice = Callable[[Scope], LoopView | None]
 Chain = Callable[[Any], Any]
 
 THREADS_LIMIT: Final = 1000  # requests answered at once; more wait for their turn
+WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 # These wait for nothing where a view leaves session and messages alone.
 QUICK_MIDDLEWARE: Final = frozenset(
     {
@@ -83,23 +84,31 @@ class Handler(ASGIHandler):
         if request is None:
             await self.send_response(refusal, send)  # type: ignore[arg-type]  # one of the two is there
             return
-        responding: Future[HttpResponseBase] = Future()
         view = self._choose(scope) if self._chain_on_loop and _only_django_listens() else None
-        answer = (
-            self._answer_on_loop(view, request, responding, send) if view else self._answer(request, responding, send)
+        responding: Future[HttpResponseBase] = Future()
+        respond = (
+            self._respond_on_loop(view, request, responding) if view else self._respond_in_thread(request, responding)
         )
-        answering = asyncio.create_task(answer)
-        leaving = asyncio.ensure_future(receive())
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        leaving.cancel()
-        answering.cancel()
-        with suppress(asyncio.CancelledError):
-            await answering
-        if responding.cancel():
-            return  # it had not begun
+        try:
+            async with asyncio.timeout(None) as staying:
+                watch = _Watch(receive, staying)
+                try:
+                    response = await respond
+                    if response.streaming:
+                        watch.begin()
+                    await self.send_response(response, send)
+                finally:
+                    watch.end()
+        except TimeoutError:
+            if not staying.expired():
+                raise
+            if responding.cancel():
+                return  # it had not begun
         with suppress(asyncio.CancelledError):
             response = responding.result() if responding.done() else await asyncio.wrap_future(responding)
-            if not response.closed:
+            if view and not (response.streaming or _thread_was_used()):
+                _close_on_loop(response)
+            elif not response.closed:
                 await sync_to_async(response.close)()  # in the thread that a view on the loop may have used
 
     async def read_body(self, receive: Receive) -> IO[bytes]:
@@ -114,10 +123,6 @@ class Handler(ASGIHandler):
 
         body: IO[bytes] = await super().read_body(receive_on)
         return body
-
-    async def _answer(self, request: ASGIRequest, responding: Future[HttpResponseBase], send: Send) -> None:
-        response = await self._respond_in_thread(request, responding)
-        await self.send_response(response, send)
 
     def _respond(self, request: ASGIRequest, responding: Future[HttpResponseBase]) -> HttpResponseBase:
         """In the thread: all that Django does for a request but sending. `responding` is for who no longer waits."""
@@ -140,14 +145,15 @@ class Handler(ASGIHandler):
         responding.set_result(response)
         return response
 
-    async def _answer_on_loop(
-        self, view: LoopView, request: ASGIRequest, responding: Future[HttpResponseBase], send: Send
-    ) -> None:
+    async def _respond_on_loop(
+        self, view: LoopView, request: ASGIRequest, responding: Future[HttpResponseBase]
+    ) -> HttpResponseBase:
+        """What `_respond` does, on the loop."""
         responding.set_running_or_notify_cancel()
         try:
             set_urlconf(settings.ROOT_URLCONF)
             request.view_on_loop = view  # type: ignore[attr-defined]
-            response = await self._chain_on_loop(request)  # type: ignore[misc]  # there is one
+            response: Any = await self._chain_on_loop(request)  # type: ignore[misc]  # there is one
             response._handler_class = type(self)
             response._resource_closers.append(request.close)
             if response.status_code >= 400:
@@ -156,34 +162,91 @@ class Handler(ASGIHandler):
             responding.set_exception(error)
             raise
         responding.set_result(response)
-        await self.send_response(response, send)
-        if not (response.streaming or _thread_was_used()):
-            response.close()
+        answered: HttpResponseBase = response
+        return answered
+
+
+class _Watch:
+    """Ends a wait when the client leaves. It looks from `begin` on, or when the wait has become a long one."""
+
+    def __init__(self, receive: Receive, wait: asyncio.Timeout) -> None:
+        self._receive = receive
+        self._wait = wait
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self.begin)
+        self._looking: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._timer.cancel()
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+
+    def end(self) -> None:
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _look(self) -> None:
+        await self._receive()
+        self._wait.reschedule(0)
 
 
 def _chain_on_loop() -> Chain:
     """The middleware around a view on the loop, without Django's steps into a thread."""
-
-    async def answer(request: Any) -> Any:
-        return await request.view_on_loop(request)
-
-    chain: Chain = convert_exception_to_response(answer)
+    chain: Chain = _answer
+    layers: list[Any] = []
     for path in reversed(settings.MIDDLEWARE):
         middleware = import_string(path)
-        chain = convert_exception_to_response(
-            (_at_once(middleware) if isinstance(middleware, type) else middleware)(chain)
-        )
-    return chain
+        if isinstance(middleware, type):
+            layers.insert(0, middleware(_answer))
+        else:
+            chain, layers = middleware(_through(layers, chain)), []
+    return _through(layers, chain)
 
 
-def _at_once(middleware: Any) -> Any:
-    class AtOnce(middleware):  # type: ignore[misc]
-        async def __acall__(self, request: Any) -> Any:
-            response = self.process_request(request) if hasattr(self, "process_request") else None
-            response = response or await self.get_response(request)
-            return self.process_response(request, response) if hasattr(self, "process_response") else response
+async def _answer(request: Any) -> Any:
+    return await request.view_on_loop(request)
 
-    return AtOnce
+
+def _through(layers: Sequence[Any], answer: Chain) -> Chain:
+    """`answer` within these middleware objects, outermost first: as they would call each other, in one coroutine.
+
+    Nothing is raised: as with Django's, each gets a response from within.
+    """
+    steps = [(getattr(one, "process_request", None), getattr(one, "process_response", None)) for one in layers]
+
+    async def through(request: Any) -> Any:
+        response, left = None, []
+        try:
+            for on_request, on_response in steps:
+                response = on_request(request) if on_request else None
+                left.append(on_response)
+                if response is not None:
+                    break
+            else:
+                response = await answer(request)
+        except Exception as error:
+            response = await _for_exception(request, error)
+        for on_response in reversed(left):
+            try:
+                response = on_response(request, response) if on_response else response
+            except Exception as error:
+                response = await _for_exception(request, error)
+        return response
+
+    return through
+
+
+async def _for_exception(request: Any, error: Exception) -> Any:
+    return await sync_to_async(response_for_exception, thread_sensitive=False)(request, error)
+
+
+def _close_on_loop(response: Any) -> None:
+    """`response.close` without its signal, of which only what uses a database has to learn."""
+    for close in response._resource_closers:
+        with suppress(Exception):
+            close()
+    response._resource_closers.clear()
+    response.closed = True
 
 
 def _only_django_listens() -> bool:

@@ -140,6 +140,10 @@ class Answer:
         said = self.header(b"content-length")
         return int(said) if said.isdigit() else None
 
+    def take_rest(self) -> bytes | None:
+        """All that is left of it, if that has come by now: mostly all there is, of what is short."""
+        return self._connection.take_rest() if self._connection else self.content
+
     async def next_piece(self) -> bytes:
         """What has come since the last; nothing at the end.
 
@@ -474,6 +478,10 @@ class Connection(asyncio.Protocol):
             finally:
                 self._is_awaited = False
         return self._take_pieces()
+
+    def take_rest(self) -> bytes | None:
+        """See `Answer`."""
+        return self._take_pieces() if self._is_complete and self._error is None else None
 
     def _take_pieces(self) -> bytes:
         pieces, self._pieces, self._size = self._pieces, [], 0

@@ -19,7 +19,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -121,6 +121,8 @@ async def read_body(response: httpx.Response, limit: int) -> bytes:
         BodyTooLarge: it is longer than `limit`.
     """
     if response.is_stream_consumed or response.is_closed:
+        if len(response.content) > limit:
+            raise BodyTooLarge(limit)
         return response.content
     parts: list[bytes] = []
     size = 0
@@ -173,7 +175,7 @@ class _Client(httpx.AsyncClient):
         lines += [line for line in self._always if line[0] not in given]
         limits = self.timeout if timeout is httpx.USE_CLIENT_DEFAULT else httpx.Timeout(timeout)
         extensions = {"timeout": limits.as_dict(), **(extensions or {})}
-        return httpx.Request(method, url, headers=lines, extensions=extensions, **content)
+        return httpx.Request(method, _url(str(url)), headers=lines, extensions=extensions, **content)
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
         if any(_NO_KEY in value for _, value in request.headers.raw):
@@ -189,6 +191,7 @@ class _Client(httpx.AsyncClient):
         return response
 
 
+_url: Final = lru_cache(maxsize=256)(httpx.URL)  # most requests go where others have gone
 _pools: dict[asyncio.AbstractEventLoop, _Pool] = {}
 _inherited: dict[asyncio.AbstractEventLoop, _Pool] = {}  # kept: collecting them would wake the parent's loops
 _lock = threading.Lock()

@@ -19,6 +19,7 @@ from django.urls import path
 from django.utils.translation import activate, get_language
 from django.views.decorators.csrf import csrf_exempt
 
+from src.core import asgi
 from src.core.asgi import Handler
 
 release = threading.Event()
@@ -154,7 +155,10 @@ async def test_a_view_that_waits_for_a_coroutine_is_cancelled_with_its_client(si
     assert client.output_queue.empty()
 
 
-async def test_a_request_whose_client_has_left_is_under_way_until_its_view_has_ended(site: Handler) -> None:
+async def test_a_request_whose_client_has_left_is_under_way_until_its_view_has_ended(
+    site: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "WATCH_AFTER", 0.0)
     client = asking(site, "waits")
     with heard(request_started, request_finished) as told:
         await client.send_input({"type": "http.request"})

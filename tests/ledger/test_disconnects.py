@@ -23,7 +23,7 @@ from src.ai.services.unified_service import UnifiedAIService
 from tests import vendor_answers as answers
 from tests.ledger import books
 from tests.ledger.processes import WAIT, Processes, listening, until
-from tests.upstream.server import Gate, Reply, Upstream, events, whole
+from tests.upstream.server import HANG, Gate, Reply, Upstream, events, whole
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("model")]
 
@@ -80,7 +80,7 @@ def test_a_stream_that_is_dropped_unread_holds_nothing_either(superuser: User, u
 @pytest.mark.parametrize("drop", [False, True])
 def test_a_stream_that_is_left_in_the_middle(drop: bool, superuser: User, upstream: Upstream) -> None:
     gate = Gate()
-    upstream.send(stream_with(FRAMES[0], gate, *FRAMES[1:]))
+    upstream.send(stream_with(FRAMES[0], gate, FRAMES[1], HANG))
     stream = UnifiedAIService.stream_chat("Hi", superuser)
     assert next(stream) == "Hel"
     if drop:
@@ -100,7 +100,6 @@ def test_a_stream_that_is_left_after_its_last_piece(superuser: User, upstream: U
     assert [next(stream), next(stream)] == ["Hel", "lo!"]
     stream.close()
     assert_charged_a_guess(books.only_record())
-    upstream.wait_for(lambda: upstream.open_connections == 0)
     books.assert_true()
 
 
@@ -175,7 +174,7 @@ async def test_an_async_stream_that_is_left_before_its_first_piece(superuser: Us
 @pytest.mark.parametrize("way", ["closed", "cancelled while it waits", "cancelled while it works", "dropped"])
 async def test_an_async_stream_that_is_left_in_the_middle(way: str, superuser: User, upstream: Upstream) -> None:
     gate, came = Gate(), asyncio.Event()
-    upstream.send(stream_with(FRAMES[0], gate, *FRAMES[1:]))
+    upstream.send(stream_with(FRAMES[0], gate, FRAMES[1], HANG))
 
     async def read(stream: ReplyStream) -> None:
         async for _ in stream:
@@ -211,7 +210,6 @@ async def test_an_async_stream_that_is_left_after_its_last_piece(superuser: User
     stream = UnifiedAIService.astream_chat("Hi", superuser)
     assert [await anext(stream), await anext(stream)] == ["Hel", "lo!"]
     await stream.aclose()
-    await closed(upstream)
     assert_charged_a_guess(await in_thread(books.only_record))
     await in_thread(books.assert_true)
 

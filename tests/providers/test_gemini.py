@@ -362,7 +362,7 @@ async def test_a_stream_is_over_with_its_finish_reason_whatever_becomes_of_the_c
     upstream.on("POST", STREAM_PATH, stream(answer("Hi "), after))
     async with asyncio.timeout(5):
         assert await streamed(gemini()) == ["Hi "]
-    upstream.wait_for(lambda: upstream.open_connections == 0)
+    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)
 
 
 async def test_a_server_that_knows_no_events_sends_one_list(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from src.ai.exceptions import StreamInterrupted
@@ -70,4 +72,4 @@ async def test_leaving_a_stream_closes_its_connection(
     await anext(stream)
     await stream.aclose()
     gate.open()
-    upstream.wait_for(lambda: upstream.open_connections == 0)
+    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == 0)

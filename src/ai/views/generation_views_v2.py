@@ -46,6 +46,7 @@ from src.ai.views.idempotency import idempotent
 from src.ai.views.pagination import CataloguePagination
 from src.ai.views.streaming import EventStreamRenderer, StreamingMixin, or_stream
 from src.core.graceful import to_its_end
+from src.core.request_id import current_request_id
 
 R = TypeVar("R", Article, Media, Reply)
 
@@ -182,7 +183,7 @@ class UnifiedAIGenerationViewSet(StreamingMixin, GenericViewSet[Any]):
     @staticmethod
     def calling() -> AbstractContextManager[None]:
         """What runs inside calls as whoever sends the request."""
-        return calling(Caller(shares_connections=True))
+        return calling(Caller(request_id=current_request_id(), shares_connections=True))
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Once it is known who that is, the books may know it too."""
