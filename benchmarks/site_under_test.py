@@ -20,6 +20,7 @@ from machine import HOST, ROOT, answers, free_port, running, wait_until
 
 sys.path.insert(0, str(ROOT))
 INSIDE = "/-/inside"  # the path of `probe.py`
+SERVED = "dynamic-ai-served"  # as PostgreSQL knows the sessions of the site
 VENDOR_KEY = "sk-benchmark-0123456789"
 
 
@@ -190,7 +191,8 @@ def served(
     """The site, served by one process on one core."""
     port, log = free_port(), folder / "site.log"
     paths = os.pathsep.join((str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")))
-    with running(uvicorn(application, port), core, log, {**(env or {}), "PYTHONPATH": paths}) as process:
+    variables = {**(env or {}), "PYTHONPATH": paths, "PGAPPNAME": SERVED}
+    with running(uvicorn(application, port), core, log, variables) as process:
         wait_until(answers(port, "/readyz"), process, log)
         yield Server(process, port, log)
 
@@ -241,6 +243,28 @@ def sessions() -> int | None:
     finally:
         connection.close()
     return int(count)
+
+
+def cut_services() -> None:
+    """End the site's sessions with PostgreSQL and all connections to Redis, as their restart does. For any thread."""
+    from django.conf import settings
+    from django.db import connection
+
+    if connection.vendor != "sqlite":
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name = %s",
+                    [SERVED],
+                )
+        finally:
+            connection.close()
+    if settings.REDIS_URL:
+        import redis
+
+        with redis.Redis.from_url(settings.REDIS_URL) as client:
+            client.client_kill_filter(_type="normal", skipme=True)
 
 
 def check_books(upstream: int) -> None:

@@ -1,11 +1,12 @@
 """Whether anything grows: `python benchmarks/soak.py [--minutes 60] [--plot soak.png]`.
 
-Mixed traffic, its callers and its vendor good and bad, at an even rate on one serving process; see `traffic.py`. Every
-few seconds it is looked at what the process holds: memory, descriptors, threads, tasks, objects, connections to the
-vendor and to PostgreSQL. The first third warms up. Of each figure, the median of the last third may be above that of
-the middle third by its tolerance and no more: else this names it and exits with 1, as it does where an answer was not
-the one expected, and where the books are wrong. `DATABASE_URL` and `REDIS_URL` are those of `gateway.py`; the plot
-needs `pip install -r benchmarks/requirements.txt`.
+Mixed traffic, its callers and its vendor good and bad, at an even rate on one serving process; see `traffic.py`. Twice
+a minute the process loses its sessions with PostgreSQL and its connections to Redis. Every few seconds it is looked at
+what the process holds: memory, descriptors, threads, tasks, objects, connections to the vendor and to PostgreSQL. The
+first third warms up. Of each figure, the median of the last third may be above that of the middle third by its
+tolerance and no more: else this names it and exits with 1, as it does where an answer was not the one expected, and
+where the books are wrong. `DATABASE_URL` and `REDIS_URL` are those of `gateway.py`; the plot needs
+`pip install -r benchmarks/requirements.txt`.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rate", type=float, default=100, help="requests a second")
+    parser.add_argument("--cut-every", type=float, default=30, help="seconds between two cuts; 0: none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path, default=Path("soak.png"))
     options = parser.parse_args()
@@ -124,13 +126,24 @@ async def soak(traffic: Traffic, look: Callable[[], Sample], options: argparse.N
     samples: list[tuple[float, Sample]] = []
     start = time.monotonic()
     running = asyncio.create_task(traffic.run(options.rate, seconds))
+    cutting = asyncio.create_task(cut(options.cut_every, traffic))
     while (now := time.monotonic() - start) < seconds and not running.done():
         samples.append((now / 60, await asyncio.to_thread(look)))
         if len(samples) % 12 == 0:
             print(f"{now / 60:5.1f} min: {samples[-1][1]}", file=sys.stderr, flush=True)
         await asyncio.sleep(every)
+    cutting.cancel()
     await running
     return samples
+
+
+async def cut(every: float, traffic: Traffic) -> None:
+    """Take PostgreSQL's sessions and Redis's connections away, again and again."""
+    while every:
+        await asyncio.sleep(every)
+        traffic.cut_at = time.monotonic()
+        await asyncio.to_thread(site.cut_services)
+        traffic.done["cuts of PostgreSQL's sessions and Redis's connections"] += 1
 
 
 def report(samples: list[tuple[float, Sample]], rest: Sample) -> list[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
+import uvloop
 from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.db import connection
@@ -138,6 +141,31 @@ def test_a_session_that_is_ended_while_it_writes_writes_nothing_twice(
     asyncio.run(calls())
     books.assert_true()
     assert len(books.records()) == len(upstream.requests)
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_what_is_sent_to_a_session_that_has_just_ended_is_written(
+    run: Callable[[Coroutine[Any, Any, None]], None], superuser: User, facts: CallFacts
+) -> None:
+    """The answer to it is a reset, of which uvloop tells nobody who listens to the socket."""
+    entry = Reserve(id=uuid7(), facts=facts, created_at=datetime.now(UTC))
+
+    def end(session: object) -> None:
+        query("SELECT pg_terminate_backend(%s)", session)
+        until(lambda: not query("SELECT 1 FROM pg_stat_activity WHERE pid = %s", session))
+        connection.close()
+
+    async def calls() -> None:
+        ending = threading.Thread(target=end, args=(await own_session(superuser),))
+        ending.start()
+        ending.join()  # while the loop stands still
+        waiting = writer.asubmit([entry])
+        writer._lines[asyncio.get_running_loop()].flush()
+        async with asyncio.timeout(WAIT):
+            await waiting
+
+    run(calls())
+    assert entry.id in {record.pk for record in books.records()}
 
 
 def test_what_a_loop_leaves_behind_when_it_ends_is_written(superuser: User, model: AIModel, upstream: Upstream) -> None:

@@ -1,7 +1,7 @@
 """An event loop's own session with the books, so that its calls wake no other thread.
 
-For PostgreSQL alone, whose socket a loop can wait for. It does what goes well: whatever does not is handed over, with
-all that waits, to the process's writer, which knows what to do about it.
+For PostgreSQL alone, whose socket a loop can wait for, and for systems with epoll. It does what goes well: whatever
+does not is handed over, with all that waits, to the process's writer, which knows what to do about it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import select
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ from src.core import postgres
 logger = logging.getLogger(__name__)
 
 REGULAR: Final = 20  # submissions by which a loop shows that it is worth a session of its own
+
+_EVENTS: Final = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}  # epoll's too
 
 # Takes over what was being written, what waits, and why.
 HandOver = Callable[[Sequence[Submission], Sequence[Submission], Exception], None]
@@ -63,7 +66,10 @@ class Line:
         self._queue = Queue()
         self._books: Any = None
         self._session: Any = None
-        self._socket = -1  # its number, which a lost session does not tell any more
+        # Stands between the loop and the session's socket: uvloop stops to listen to a socket that is reset, and tells
+        # nobody (libuv 1.x, `uv__poll_io`). And it keeps its number when libpq closes the socket of a lost session.
+        self._poll: Any = None
+        self._wait = Wait.R  # what it waits for
         self._batch: list[Submission] = []  # that is being written
         self._began = 0.0
         self._steps: Steps | None = None  # of the batch
@@ -124,8 +130,10 @@ class Line:
                 self._keeper = self._end_with_loop()
                 await anext(self._keeper)
             self._books, self._session = books, books.connection.connection.pgconn
-            self._socket = self._session.socket
-            self.loop.add_reader(self._socket, self._readable)
+            self._poll = select.epoll()
+            self._wait = Wait.R
+            self._poll.register(self._session.socket, _EVENTS[self._wait])
+            self.loop.add_reader(self._poll.fileno(), self._ready)
             self.is_open = True
         finally:
             self._opening = None
@@ -148,10 +156,9 @@ class Line:
         session, self._session, self._books = self._session, None, None
         if session is None:
             return
-        # First: its number may soon be another's. A lost session has closed it by now, and the loop may be closed too.
-        for remove in (self.loop.remove_reader, self.loop.remove_writer):
-            with suppress(OSError, RuntimeError):
-                remove(self._socket)
+        with suppress(RuntimeError):  # the loop may be closed
+            self.loop.remove_reader(self._poll.fileno())
+        self._poll.close()
         session.finish()
 
     # -- a batch ---------------------------------------------------------------------------------------------------
@@ -193,28 +200,19 @@ class Line:
                 return
             self._say(statements)
         else:
-            if wait & Wait.W:
-                self.loop.add_writer(self._socket, self._writable)
+            if wait != self._wait:
+                self._poll.modify(self._session.socket, _EVENTS[wait])
+                self._wait = wait
 
-    def _readable(self) -> None:
+    def _ready(self) -> None:
         with self._lock:
             try:
                 if self._talk is not None:
-                    self._go_on(Ready.R)
+                    self._go_on(Ready.RW)  # reading what is not there does no harm
                 elif self._session is not None:
                     self._session.consume_input()  # nobody has asked: mostly that the session was ended
                     if self._session.status != ConnStatus.OK:
                         raise OperationalError("the session was ended")
-            except Exception as error:
-                self._fail(error)
-
-    def _writable(self) -> None:
-        with self._lock:
-            if self._talk is None:
-                return
-            try:
-                self.loop.remove_writer(self._socket)
-                self._go_on(Ready.W)
             except Exception as error:
                 self._fail(error)
 

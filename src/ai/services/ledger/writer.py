@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import logging
 import os
+import select
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -239,8 +240,9 @@ class Writer:
 
 @cache
 def _loops_can_wait() -> bool:
-    """Whether a loop can wait for the database: for PostgreSQL's socket."""
-    return bool(connections.settings[router.db_for_write(UsageRecord)]["ENGINE"] == POSTGRESQL)
+    """Whether a loop can wait for the database: for PostgreSQL's socket, through epoll."""
+    is_postgresql = connections.settings[router.db_for_write(UsageRecord)]["ENGINE"] == POSTGRESQL
+    return is_postgresql and hasattr(select, "epoll")
 
 
 def _hurry(line: Line) -> None:
