@@ -93,8 +93,9 @@ class ASGIResponder:
         """Nothing: a server closes the connection of an answer that was begun and has no end."""
 
     def stop_watching(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
+        watching, self._watching = self._watching, None  # else each would keep the other until garbage is collected
+        if watching is not None:
+            watching.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

@@ -74,7 +74,10 @@ class Handler(ASGIHandler):
         super().load_middleware(is_async=False)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, unless the client leaves before that: then the view learns of it where it waits for a coroutine."""
+        """Answer, unless the client leaves before that: then the view learns of it where it waits for a coroutine.
+
+        Who has left is missed once a stream has begun, or the answer has taken `WATCH_AFTER` seconds.
+        """
         try:
             body = await self.read_body(receive)
         except RequestAborted:
@@ -182,8 +185,9 @@ class _Watch:
 
     def end(self) -> None:
         self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
+        looking, self._looking = self._looking, None  # else each would keep the other until garbage is collected
+        if looking is not None:
+            looking.cancel()
 
     async def _look(self) -> None:
         await self._receive()
