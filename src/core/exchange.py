@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import socket
 import ssl
 from asyncio.tasks import _enter_task, _leave_task  # as the documentation has it, in "Extending"
@@ -34,6 +35,7 @@ from src.core.net_guard import UrlRefused, check_address, check_target
 
 IDLE_LIMIT: Final = 1000  # connections to one origin: streams come in crowds, and to connect costs as much as to ask
 IDLE_SECONDS: Final = 30.0
+FRESH: Final = 0.05  # seconds in which an idle connection is believed to be open still
 HEAD_LIMIT: Final = 100 * 1024
 ERROR_BODY_LIMIT: Final = 64 * 1024  # of an error's body: SDKs read it whole, however long it is
 NAME_SECONDS: Final = 5.0  # that the addresses of a name are believed
@@ -188,7 +190,9 @@ class Exchanges:
         self._sockets: dict[socket.socket, Connection | None] = {}  # None while it connects
         self._addresses: dict[Origin, tuple[float, list[Any]]] = {}  # as the guard let them pass, and until when
 
-    async def post(self, endpoint: Endpoint, body: bytes, headers: bytes, limits: Timeouts, reading: Reading) -> Answer:
+    def post(
+        self, endpoint: Endpoint, body: bytes, headers: bytes, limits: Timeouts, reading: Reading
+    ) -> Awaitable[Answer]:
         """The answer to a request with `body`; `headers` are more lines of its head, each with its line end.
 
         Raises:
@@ -197,7 +201,7 @@ class Exchanges:
             UrlRefused: no request may go there.
         """
         head = b"%bContent-Length: %d\r\n%b\r\n" % (endpoint.head, len(body), headers)
-        return await self.ask(endpoint.origin, head, body, limits, reading)
+        return self.ask(endpoint.origin, head, body, limits, reading)
 
     async def ask(self, origin: Origin, head: bytes, body: bytes, limits: Timeouts, reading: Reading) -> Answer:
         """`post` for any request: `head` is all that comes before the body."""
@@ -241,9 +245,10 @@ class Exchanges:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if not (connection.is_old() or connection.transport.is_closing()):
+            if connection.is_usable():
                 return connection
             connection.transport.abort()
+        self._idle.pop(origin, None)
         return None
 
     # -- connecting ------------------------------------------------------------------------------------------------
@@ -266,7 +271,9 @@ class Exchanges:
         found = await self._loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
         for *_, address in found:
             check_address(origin.host, ip_address(str(address[0]).partition("%")[0]))
-        self._addresses[origin] = (self._loop.time() + NAME_SECONDS, found)
+        now = self._loop.time()
+        self._addresses = {key: known for key, known in self._addresses.items() if known[0] > now}
+        self._addresses[origin] = (now + NAME_SECONDS, found)
         return found
 
     async def _first_to_answer(self, origin: Origin, found: list[Any], deadline: float) -> Connection:
@@ -546,6 +553,13 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.abort()
 
+    def is_usable(self) -> bool:
+        """Whether it, being idle, may be asked. What it has to say can only be that its other end has closed it."""
+        if self.transport.is_closing() or self.is_old():
+            return False
+        # The loop may have stood still since. Where it has not, it would know.
+        return self._loop.time() - self._idle_since < FRESH or not _has_something(self.socket)
+
     def is_old(self) -> bool:
         """Whether it has been idle for so long that its other end may be about to close it."""
         return self._loop.time() - self._idle_since > IDLE_SECONDS
@@ -729,6 +743,12 @@ class Connection(asyncio.Protocol):
 
 def _no_http(reason: str) -> httpx.RemoteProtocolError:
     return httpx.RemoteProtocolError(f"it is no HTTP: {reason}")
+
+
+def _has_something(item: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(item, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _close_descriptor(item: socket.socket) -> None:

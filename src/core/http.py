@@ -175,7 +175,9 @@ class _Client(httpx.AsyncClient):
         lines += [line for line in self._always if line[0] not in given]
         limits = self.timeout if timeout is httpx.USE_CLIENT_DEFAULT else httpx.Timeout(timeout)
         extensions = {"timeout": limits.as_dict(), **(extensions or {})}
-        return httpx.Request(method, _url(str(url)), headers=lines, extensions=extensions, **content)
+        text = str(url)
+        parsed = httpx.URL(text) if "?" in text else _url(text)  # a query may be a signature, and comes once
+        return httpx.Request(method, parsed, headers=lines, extensions=extensions, **content)
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **_: Any) -> httpx.Response:
         if any(_NO_KEY in value for _, value in request.headers.raw):

@@ -1,7 +1,7 @@
 """Where this process may send a request: what keeps a base URL, or a vendor's answer, from reaching inside the network.
 
 `https` to any public host. Hosts in `AI_HTTP_HOSTS` may also speak `http` and may have a private or loopback address.
-A name is judged by the addresses it resolves to, at the moment of connecting (`src.core.http`).
+A name is judged by the addresses it resolves to, for the connections of the next seconds (`src.core.exchange`).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from src.core.limits import Timeouts
 from src.core.net_guard import check_target
 
 REQUESTS_LIMIT: Final = 1000  # at once; more wait for their turn
+PIECE: Final = 64 * 1024  # bytes of a body that are decoded at once: compressed ones may be a thousand times as large
 _STREAMED: Final = Reading((), decodes=True)
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
 # A line of a head (RFC 9110, 5.5 and 5.6.2); what else is in it would be read as something that nobody wrote.
@@ -44,7 +45,8 @@ class Transport(httpx.AsyncBaseTransport):
             self._turns.release()
             raise
         # What is compressed may be any size, so that its reader has to see it grow.
-        if not answer.header(b"content-encoding") and (content := answer.take_rest()) is not None:
+        is_compressed = any(name.lower() == b"content-encoding" for name, _ in answer.headers)
+        if not is_compressed and (content := answer.take_rest()) is not None:
             answer.close()
             self._turns.release()
             return httpx.Response(answer.status, headers=answer.headers, content=content)
@@ -71,10 +73,11 @@ class _Body(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         answer = self._answer
         try:
-            if answer.content:
-                yield answer.content
-            while piece := await answer.next_piece():
-                yield piece
+            piece = answer.content or await answer.next_piece()
+            while piece:
+                for start in range(0, len(piece), PIECE):
+                    yield piece[start : start + PIECE]
+                piece = await answer.next_piece()
         finally:
             self._end()
 
@@ -92,8 +95,11 @@ def _head(request: httpx.Request, length: int) -> bytes:
     """All that comes before a body of so many bytes, which is sent in one piece however it was made.
 
     Raises:
-        httpx.LocalProtocolError: a header would not arrive as it is, or would bring others along.
+        httpx.LocalProtocolError: a header would not arrive as it is, or would bring others along; or it is a HEAD,
+            whose answer announces a body that never comes.
     """
+    if request.method == "HEAD":
+        raise httpx.LocalProtocolError("HEAD can't be asked here: use GET")
     lines = [b"%b %b HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
     has_body = bool(length)
     for name, value in request.headers.raw:

@@ -90,6 +90,17 @@ async def test_a_connection_that_the_vendor_has_closed_is_not_used_again(upstrea
     assert upstream.connections == 3
 
 
+async def test_a_connection_that_was_closed_while_the_loop_stood_still_is_not_used_again(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "FRESH", 0.0)
+    upstream.on("GET", "/", Reply(200, [b"ok", CLOSE], length=2))
+    assert (await get(upstream.url)).text == "ok"
+    upstream.wait_for(lambda: upstream.open_connections == 0)
+    assert (await get(upstream.url)).text == "ok"
+    assert upstream.connections == 2
+
+
 async def test_an_old_connection_is_not_used_again(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     await get(upstream.url)
     monkeypatch.setattr(exchange, "IDLE_SECONDS", 0.0)
@@ -417,7 +428,33 @@ async def test_a_download_may_not_grow_beyond_its_limit(upstream: Upstream, answ
     upstream.on("GET", "/", answer)
     with pytest.raises(BodyTooLarge, match="10,000"):
         await http.download(upstream.url, seconds=5, limit=10_000)
-    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections == left)
+    await asyncio.to_thread(upstream.wait_for, lambda: upstream.open_connections <= left)
+
+
+async def test_what_is_compressed_grows_before_its_readers_eyes(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "PIECE", 1000)
+    upstream.on("GET", "/", whole(200, gzip.compress(bytes(5_000_000)), {"content-encoding": "gzip"}))
+    async with (await http.client()).stream("GET", upstream.url) as response:
+        sizes = [len(part) async for part in response.aiter_bytes()]
+    assert sum(sizes) == 5_000_000
+    assert max(sizes) < 1_100_000  # DEFLATE makes a thousandth of it at best
+
+
+async def test_head_is_refused(upstream: Upstream) -> None:
+    with pytest.raises(httpx.LocalProtocolError, match="GET"):
+        await (await http.client()).head(upstream.url)
+
+
+@pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nx", "a\x00"])
+async def test_a_header_that_would_bring_others_along_is_refused_and_not_repeated(
+    upstream: Upstream, value: str
+) -> None:
+    with pytest.raises(httpx.LocalProtocolError) as caught:
+        await get(upstream.url, headers={"x-key": value})
+    assert "evil" not in str(caught.value)
+    assert not upstream.requests
 
 
 async def test_a_download_has_its_time(upstream: Upstream) -> None:

@@ -30,7 +30,7 @@ async def test_a_sentence_comes_back_with_its_facts(provider: BaseProvider) -> N
 
 
 async def test_max_tokens_cuts_the_reply_and_says_so(provider: BaseProvider) -> None:
-    reply = await provider.chat("Count from one to one hundred.", max_tokens=6)
+    reply = await provider.chat("Count from one to one hundred.", temperature=0, max_tokens=6)
     assert isinstance(reply, Reply)
     assert (reply.finish_reason, reply.usage and reply.usage.output_tokens) == ("length", 6)
 

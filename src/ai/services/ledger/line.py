@@ -20,6 +20,7 @@ from typing import Any, Final
 from psycopg import Error, OperationalError
 from psycopg.abc import PQGen
 from psycopg.pq import ConnStatus
+from psycopg.pq.abc import PGconn
 from psycopg.waiting import Ready, Wait
 
 from src.ai.models.config_stamp import freshness
@@ -119,6 +120,8 @@ class Line:
         try:
             opening = self.loop.run_in_executor(None, self._connect)
             books = await asyncio.shield(opening)
+            session = books.connection.connection.pgconn
+            poll = _poll_of(session)
         except asyncio.CancelledError:
             if opening is not None:
                 opening.add_done_callback(_close_unused)
@@ -129,11 +132,8 @@ class Line:
             if self._keeper is None:
                 self._keeper = self._end_with_loop()
                 await anext(self._keeper)
-            self._books, self._session = books, books.connection.connection.pgconn
-            self._poll = select.epoll()
-            self._wait = Wait.R
-            self._poll.register(self._session.socket, _EVENTS[self._wait])
-            self.loop.add_reader(self._poll.fileno(), self._ready)
+            self._books, self._session, self._poll, self._wait = books, session, poll, Wait.R
+            self.loop.add_reader(poll.fileno(), self._ready)
             self.is_open = True
         finally:
             self._opening = None
@@ -237,6 +237,17 @@ class Line:
         if isinstance(error, Error):
             logger.info("A loop's line to the ledger has broken", extra={"reason": type(error).__name__})
         self.end(error)
+
+
+def _poll_of(session: PGconn) -> Any:
+    """What tells that the session's socket can be read. Where there can be none, the session is closed."""
+    try:
+        poll = select.epoll()
+        poll.register(session.socket, _EVENTS[Wait.R])
+    except OSError:
+        session.finish()
+        raise
+    return poll
 
 
 def _close_unused(opening: asyncio.Future[Books]) -> None:
