@@ -147,7 +147,7 @@ def test_a_session_that_is_ended_while_it_writes_writes_nothing_twice(
 def test_what_is_sent_to_a_session_that_has_just_ended_is_written(
     run: Callable[[Coroutine[Any, Any, None]], None], superuser: User, facts: CallFacts
 ) -> None:
-    """The answer to it is a reset, of which uvloop tells nobody who listens to the socket."""
+    """The answer to it is a reset, after which uvloop tells of nothing more that there is to be read."""
     entry = Reserve(id=uuid7(), facts=facts, created_at=datetime.now(UTC))
 
     def end(session: object) -> None:

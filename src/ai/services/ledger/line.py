@@ -67,8 +67,8 @@ class Line:
         self._queue = Queue()
         self._books: Any = None
         self._session: Any = None
-        # Stands between the loop and the session's socket: uvloop stops to listen to a socket that is reset, and tells
-        # nobody (libuv 1.x, `uv__poll_io`). And it keeps its number when libpq closes the socket of a lost session.
+        # Stands between the loop and the session's socket: when that is reset, uvloop tells of it once and listens no
+        # more, whatever is left to be read (libuv's `uv__poll_io`). And its number stays when libpq closes the socket.
         self._poll: Any = None
         self._wait = Wait.R  # what it waits for
         self._batch: list[Submission] = []  # that is being written
