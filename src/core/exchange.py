@@ -238,8 +238,11 @@ class Exchanges:
     def forget(self, connection: Connection) -> None:
         """It is closed."""
         self._sockets.pop(connection.socket, None)
-        with suppress(ValueError, KeyError):
-            self._idle[connection.origin].remove(connection)
+        idle = self._idle.get(connection.origin, [])
+        with suppress(ValueError):
+            idle.remove(connection)
+        if not idle:
+            self._idle.pop(connection.origin, None)
 
     def _take_idle(self, origin: Origin) -> Connection | None:
         idle = self._idle.get(origin)
@@ -248,7 +251,6 @@ class Exchanges:
             if connection.is_usable():
                 return connection
             connection.transport.abort()
-        self._idle.pop(origin, None)
         return None
 
     # -- connecting ------------------------------------------------------------------------------------------------
