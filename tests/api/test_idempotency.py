@@ -30,6 +30,7 @@ from rest_framework.test import APIClient
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider, GeneratedMedia, IdempotencyKey
 from src.ai.services.idempotency import claim_key, fingerprint, prune_idempotency_keys
 from src.ai.views.on_loop import chat_on_loop
+from src.core import asgi
 from src.core.asgi import Handler
 from tests import vendor_answers as answers
 from tests.conftest import codes
@@ -549,7 +550,10 @@ def test_of_three_processes_one_runs(editor_api: APIClient, upstream: Upstream) 
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_the_answer_is_kept_for_a_client_that_hung_up(editor_api: APIClient, upstream: Upstream) -> None:
+async def test_the_answer_is_kept_for_a_client_that_hung_up(
+    editor_api: APIClient, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "WATCH_AFTER", 0.0)
     gate = Gate()
     upstream.on("POST", answers.CHAT, Reply(200, whole(200, answers.chat("Hello!")).parts, before=[gate]))
     body = json.dumps(HELLO).encode()

@@ -19,6 +19,7 @@ from rest_framework.test import APIClient
 from src.ai.models import AIModel, AIProvider, UsageRecord
 from src.ai.services.ledger.writer import writer
 from src.ai.views.on_loop import chat_on_loop
+from src.core import asgi
 from src.core.asgi import Handler, LoopView
 from src.core.graceful import Graceful, Scope
 from tests import vendor_answers as answers
@@ -180,7 +181,10 @@ async def test_a_token_of_somebody_who_has_been_switched_off_is_refused(site: Si
     assert (await site.ask()).status == 401
 
 
-async def test_who_leaves_before_the_answer_pays_for_it(site: Site, upstream: Upstream) -> None:
+async def test_who_leaves_before_the_answer_pays_for_it(
+    site: Site, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi, "WATCH_AFTER", 0.0)
     await site.warm()
     gate = Gate()
     upstream.send(Reply(200, whole(200, answers.chat("Late")).parts, before=[gate]))

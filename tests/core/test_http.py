@@ -7,6 +7,7 @@ import gc
 import gzip
 import multiprocessing
 import os
+import select
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -26,7 +27,7 @@ from src.core.http import BodyTooLarge, KeyMissing
 from src.core.loop import io_loop
 from src.core.net_guard import UrlRefused
 from tests.core.conftest import in_child, run_and_close, silent_address
-from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, endless, whole
+from tests.upstream.server import CLOSE, HANG, RESET, WAIT, Gate, Reply, Upstream, endless, whole
 from tests.upstream.tls import server_context
 
 OK = whole(200, {"ok": True})
@@ -96,7 +97,7 @@ async def test_a_connection_that_was_closed_while_the_loop_stood_still_is_not_us
     monkeypatch.setattr(exchange, "FRESH", 0.0)
     upstream.on("GET", "/", Reply(200, [b"ok", CLOSE], length=2))
     assert (await get(upstream.url)).text == "ok"
-    upstream.wait_for(lambda: upstream.open_connections == 0)
+    assert select.select([*(await http.exchanges())._sockets], [], [], WAIT)[0]
     assert (await get(upstream.url)).text == "ok"
     assert upstream.connections == 2
 
