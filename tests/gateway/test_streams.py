@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Callable
@@ -11,9 +12,11 @@ import httpx
 import openai
 import pytest
 
+from src.ai.asgi import ASGIResponder
 from src.ai.models import AIModel, AIProvider, UsageRecord
 from src.ai.services.gateway import passing
 from tests.gateway.conftest import HELLO, Vendor, in_pieces, sample
+from tests.ledger.processes import until
 from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, events, whole
 from tests.vendor_answers import chat, chunk
 
@@ -45,6 +48,22 @@ def told(response: httpx.Response) -> list[Any]:
 @pytest.fixture
 def quick_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passing, "KEEP_ALIVE_AFTER", 0.02)
+
+
+@pytest.mark.usefixtures("chat_model")
+def test_a_stream_that_has_ended_leaves_no_garbage_to_collect(http: httpx.Client, upstream: Upstream) -> None:
+    def left() -> list[object]:
+        return [found for found in gc.get_objects() if isinstance(found, ASGIResponder | passing.Passage)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            upstream.send(events(chunk("Hello!"), chunk(None, "stop")))
+            assert http.post("/chat/completions", json=ASKED).status_code == 200
+        until(lambda: not left())
+    finally:
+        gc.enable()
 
 
 # -- the vendor's bytes --------------------------------------------------------------------------------------------
