@@ -229,7 +229,7 @@ class PriceUnknown(AIError):
 
 
 class LedgerUnavailable(AIError):
-    """The call could not be put on the books, so it was not made."""
+    """The database can't be used, so nothing was done: a call can't be put on the books, or its token not be read."""
 
     code = "ledger_unavailable"
 

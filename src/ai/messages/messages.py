@@ -48,7 +48,7 @@ AI_ERRORS: Messages = {
         "A budget holds for this call, and the price of the model '{model}' of provider '{provider_name}' is not "
         "known. Choose another model, or ask a superuser to enter its price."
     ),
-    "ledger_unavailable": _("The call could not be put on the books, so it was not made. Try again in a moment."),
+    "ledger_unavailable": _("The database can't be used just now, so nothing was done. Try again in a moment."),
     "provider_error": _("The provider '{provider}' failed: {reason}"),
     "provider_auth_failed": _("The provider '{provider}' refused the API key. Check or replace the key: {reason}"),
     "provider_no_credit": _("The account at provider '{provider}' has no credit left: {reason}"),
