@@ -208,7 +208,8 @@ def test_a_loop_that_stands_still_in_a_transaction_keeps_nobody_waiting(superuse
 
     with standing_still() as loop:
         loop.run_until_complete(own_session(superuser))
-        loop.run_until_complete(submitted(entry))
+        with books.locked():  # else the answer may come before the loop stands still
+            loop.run_until_complete(submitted(entry))
         until(is_locked)
         assert UnifiedAIService.chat("Hi", superuser) == "Hello!"
         assert writer.drain(WAIT)
