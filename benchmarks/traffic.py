@@ -17,7 +17,7 @@ from machine import HOST
 from upstream import MODEL
 
 IN_FLIGHT = 300  # at most
-CUT_SECONDS = 2  # after the site has lost its sessions, in which it may say that it can't read what it has to
+CUT_SECONDS = 4  # after a cut, in which the site may refuse: it takes Redis for away for two seconds, if at all
 FAULTY = "deepseek/faulty-1"
 
 
