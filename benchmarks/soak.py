@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -78,7 +79,7 @@ def main() -> None:
                 traffic = Traffic(server.port, token, site.faulty_model(), options.seed)
                 look = looker(server, upstream)
                 samples = uvloop.run(soak(traffic, look, options))
-                time.sleep(5)
+                time.sleep(5)  # until the server has closed the connections that are idle
                 rest = look()
                 alive = server.process.poll() is None
             plot(samples, options)
@@ -133,6 +134,8 @@ async def soak(traffic: Traffic, look: Callable[[], Sample], options: argparse.N
             print(f"{now / 60:5.1f} min: {samples[-1][1]}", file=sys.stderr, flush=True)
         await asyncio.sleep(every)
     cutting.cancel()
+    with suppress(asyncio.CancelledError):
+        await cutting  # raises what has ended it before
     await running
     return samples
 

@@ -76,7 +76,7 @@ class Handler(ASGIHandler):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, unless the client leaves before that: then the view learns of it where it waits for a coroutine.
 
-        Who has left is missed once a stream has begun, or the answer has taken `WATCH_AFTER` seconds.
+        That the client has left is looked for once a stream has begun, or the answer has taken `WATCH_AFTER` seconds.
         """
         try:
             body = await self.read_body(receive)
@@ -155,7 +155,7 @@ class Handler(ASGIHandler):
         responding.set_running_or_notify_cancel()
         try:
             set_urlconf(settings.ROOT_URLCONF)
-            request.view_on_loop = view  # type: ignore[attr-defined]
+            request.view_on_loop = view  # type: ignore[attr-defined]  # of ours
             response: Any = await self._chain_on_loop(request)  # type: ignore[misc]  # there is one
             response._handler_class = type(self)
             response._resource_closers.append(request.close)
