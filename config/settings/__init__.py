@@ -129,12 +129,15 @@ def database(url_variable: str = "DATABASE_URL") -> dict[str, Any]:
     if config["ENGINE"] == "django.db.backends.sqlite3":
         return sqlite(config["NAME"])
     if config["ENGINE"] == "django.db.backends.postgresql":
+        config["ENGINE"] = "src.core.postgres"
         config["CONN_MAX_AGE"] = 0
-        config["CONN_HEALTH_CHECKS"] = True
+        timeout = env.float("DATABASE_POOL_TIMEOUT", default=10.0)
         config.setdefault("OPTIONS", {})["pool"] = {
             "min_size": env.int("DATABASE_POOL_MIN_SIZE", default=2),
             "max_size": env.int("DATABASE_POOL_MAX_SIZE", default=20),
-            "timeout": env.float("DATABASE_POOL_TIMEOUT", default=10.0),
+            "timeout": timeout,
+            # The pool's pauses between its attempts double. It starts anew before they are longer than anybody waits.
+            "reconnect_timeout": timeout,
         }
     return config
 

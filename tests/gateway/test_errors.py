@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,7 @@ from src.ai.models import AIModel, AIProvider, UsageRecord
 from src.ai.providers import retry
 from src.ai.services.ledger.writer import writer as books_writer
 from tests.gateway.conftest import HELLO, KEY, Vendor
+from tests.serving import WAIT, server_process
 from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, whole
 from tests.vendor_answers import chat
 
@@ -252,3 +254,17 @@ def test_a_base_url_that_no_resolver_reads_is_a_wrong_configuration(
     chat_model.provider.save()
     response = http.post("/chat/completions", json={"model": "chat", "messages": HELLO})
     assert response.json()["error"]["code"] == "invalid_config"
+
+
+def test_while_the_database_is_away_nobody_waits_for_all_the_others() -> None:
+    """Each look-up of a token would wait ten seconds for a connection."""
+    nowhere = "postgres://postgres@127.0.0.1:1/none"
+    with server_process(DATABASE_URL=nowhere, AI_LEDGER_TIMEOUT="0.5") as server, ThreadPoolExecutor(8) as callers:
+
+        def ask(number: int) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {number:064d}"}
+            return httpx.get(f"{server.url}/v1/models", headers=headers, timeout=WAIT)
+
+        answers = list(callers.map(ask, range(8)))
+    assert [answer.json()["error"]["code"] for answer in answers] == ["ledger_unavailable"] * 8
+    assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "1")}

@@ -45,13 +45,19 @@ class Postgres:
         self._run(
             "initdb", "--no-sync", "-U", POSTGRES_USER, "-A", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8"
         )
-        options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1"
-        self._run("pg_ctl", "-l", str(self.data / "log"), "-w", "-o", options, "start")
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._run("pg_ctl", "-m", "immediate", "-w", "stop")
+        self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start(self) -> None:
+        options = f"-p {self.port} -k {self.data} -c listen_addresses=127.0.0.1"
+        self._run("pg_ctl", "-l", str(self.data / "log"), "-w", "-o", options, "start")
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-m", "immediate", "-w", "stop")
 
     def restart(self, mode: str) -> None:
         """`fast` ends all sessions; `immediate` pulls the plug, and the log has to be replayed."""
@@ -60,7 +66,7 @@ class Postgres:
     def database(self, options: dict[str, Any]) -> dict[str, Any]:
         """How Django connects to it."""
         address = {"HOST": "127.0.0.1", "PORT": self.port, "USER": POSTGRES_USER, "PASSWORD": ""}
-        return {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", **address, "OPTIONS": options}
+        return {"ENGINE": "src.core.postgres", "NAME": "postgres", **address, "OPTIONS": options}
 
     def _run(self, program: str, *arguments: str) -> None:
         as_postgres = ["runuser", "-u", POSTGRES_USER, "--"] if os.getuid() == 0 else []

@@ -75,7 +75,7 @@ def test_production_settings_pass_the_deployment_checks():
 def test_database_url_brings_postgresql_with_a_connection_pool():
     values = read_settings(**PRODUCTION, DATABASE_URL="postgresql://u:p@db:5433/ai", DATABASE_POOL_MAX_SIZE="7")
     database = values["DATABASES"]["default"]
-    assert database["ENGINE"] == "django.db.backends.postgresql"
+    assert database["ENGINE"] == "src.core.postgres"
     assert (database["HOST"], database["PORT"], database["NAME"]) == ("db", 5433, "ai")
     assert database["OPTIONS"]["pool"]["max_size"] == 7
     assert database["CONN_MAX_AGE"] == 0

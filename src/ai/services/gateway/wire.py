@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -81,11 +82,16 @@ class Request:
         """The result of a function that uses the database. Its connections are lent to others afterwards.
 
         Raises:
-            LedgerUnavailable: the database is away.
+            LedgerUnavailable: the database is away, or busy for longer than `AI_LEDGER_TIMEOUT`.
         """
-        if self.errands is None:
-            return await sync_to_async(_with_database)(function, *args)
-        return await self.errands.ask(lambda: _with_database(function, *args))
+        if self.errands is not None:
+            return await self.errands.ask(lambda: _with_database(function, *args))
+        try:
+            # All share one thread: without an end each would wait for all before it to find the database away.
+            async with asyncio.timeout(settings.AI_LEDGER_TIMEOUT):
+                return await sync_to_async(_with_database)(function, *args)
+        except TimeoutError as error:
+            raise LedgerUnavailable(retry_after=1) from error
 
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")

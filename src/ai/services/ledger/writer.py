@@ -40,7 +40,6 @@ from src.core.loop import Errands, io_loop, loop_is_running_here
 
 logger = logging.getLogger(__name__)
 
-POSTGRESQL: Final = "django.db.backends.postgresql"
 FIRST_DELAY: Final = 0.05  # seconds before trying again, doubled each time
 LONGEST_DELAY: Final = 1.0
 LOCK_TIMEOUT: Final = 2.0  # seconds that a transaction waits for a lock before it is tried again
@@ -241,8 +240,12 @@ class Writer:
 @cache
 def _loops_can_wait() -> bool:
     """Whether a loop can wait for the database: for PostgreSQL's socket, through epoll."""
-    is_postgresql = connections.settings[router.db_for_write(UsageRecord)]["ENGINE"] == POSTGRESQL
-    return is_postgresql and hasattr(select, "epoll")
+    return _backend(router.db_for_write(UsageRecord)).vendor == "postgresql" and hasattr(select, "epoll")
+
+
+def _backend(alias: str) -> type[BaseDatabaseWrapper]:
+    backend: type[BaseDatabaseWrapper] = load_backend(connections.settings[alias]["ENGINE"]).DatabaseWrapper
+    return backend
 
 
 def _hurry(line: Line) -> None:
@@ -291,9 +294,9 @@ def _bare(entry: Entry) -> Entry:
 
 def own_connection(alias: str) -> BaseDatabaseWrapper:
     """A connection to the same database, for one thread, outside the pool, that waits for no lock for long."""
-    config = deepcopy(connections.settings[alias])
+    backend, config = _backend(alias), deepcopy(connections.settings[alias])
     options: dict[str, Any] = config["OPTIONS"]
-    if config["ENGINE"] == POSTGRESQL:
+    if backend.vendor == "postgresql":
         options.pop("pool", None)
         # A server that has vanished is noticed: nothing else would end the wait for it.
         options.setdefault("connect_timeout", int(LOCK_TIMEOUT))
@@ -311,8 +314,7 @@ def own_connection(alias: str) -> BaseDatabaseWrapper:
     else:
         options["timeout"] = LOCK_TIMEOUT
     config["CONN_MAX_AGE"] = None
-    connection: BaseDatabaseWrapper = load_backend(config["ENGINE"]).DatabaseWrapper(config, alias)
-    return connection
+    return backend(config, alias)
 
 
 _inherited: Final[list[Mapping[asyncio.AbstractEventLoop, Line]]] = []  # kept: their sessions are the parent's
