@@ -287,7 +287,7 @@ async def test_an_endless_answer_does_not_stop_the_loop(upstream: Upstream) -> N
             if parts == 200:
                 break
     counting.cancel()
-    assert turns >= 100
+    assert turns >= 40  # asyncio reads four parts at a time at most
 
 
 # -- the protocol ------------------------------------------------------------------------------------------------------
