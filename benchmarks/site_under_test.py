@@ -20,6 +20,7 @@ from machine import HOST, ROOT, answers, free_port, running, wait_until
 
 sys.path.insert(0, str(ROOT))
 INSIDE = "/-/inside"  # the path of `probe.py`
+HTTP = "config.asgi:Protocol"  # as README has it
 SERVED = "dynamic-ai-served"  # as PostgreSQL knows the sessions of the site
 VENDOR_KEY = "sk-benchmark-0123456789"
 
@@ -178,10 +179,10 @@ class Server:
         return self.process.pid
 
 
-def uvicorn(application: str, port: int) -> list[str]:
-    """The command that serves `application`."""
+def uvicorn(application: str, port: int, http: str = "httptools") -> list[str]:
+    """The command that serves `application`, by one of uvicorn's protocols or the one that `http` names."""
     words = [sys.executable, "-m", "uvicorn", application, "--host", HOST, "--port", str(port), "--no-access-log"]
-    return [*words, "--loop", "uvloop", "--http", "httptools", "--backlog", "4096", "--timeout-graceful-shutdown", "5"]
+    return [*words, "--loop", "uvloop", "--http", http, "--backlog", "4096", "--timeout-graceful-shutdown", "5"]
 
 
 @contextmanager
@@ -192,7 +193,7 @@ def served(
     port, log = free_port(), folder / "site.log"
     paths = os.pathsep.join((str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")))
     variables = {**(env or {}), "PYTHONPATH": paths, "PGAPPNAME": SERVED}
-    with running(uvicorn(application, port), core, log, variables) as process:
+    with running(uvicorn(application, port, HTTP), core, log, variables) as process:
         wait_until(answers(port, "/readyz"), process, log)
         yield Server(process, port, log)
 

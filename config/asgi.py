@@ -1,4 +1,4 @@
-"""The site for ASGI servers: `uvicorn config.asgi:application`."""
+"""The site for ASGI servers: `uvicorn config.asgi:application --http config.asgi:Protocol`."""
 
 import gc
 import logging
@@ -13,6 +13,7 @@ django.setup(set_prefix=False)
 from config import logs  # noqa: E402 (needs Django to be set up)
 from config.static import add_headers, add_static_files  # noqa: E402 (needs Django to be set up)
 from src.ai.asgi import Gateway  # noqa: E402
+from src.ai.protocol import Protocol as Protocol  # noqa: E402 (uvicorn's option `--http` names it)
 from src.ai.services.ledger.sweeper import sweeper  # noqa: E402
 from src.ai.services.ledger.writer import EXIT_WAIT, writer  # noqa: E402
 from src.ai.views.on_loop import chat_on_loop  # noqa: E402

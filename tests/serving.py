@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from src.core.asgi import Handler
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]
+PROTOCOL = "config.asgi:Protocol"
 WAIT = 20.0  # seconds after which a test that waits has failed
 
 
@@ -59,14 +60,14 @@ class Server:
 
 @contextmanager
 def server_process(*options: str, **environment: str) -> Iterator[Server]:
-    """`uvicorn config.asgi:application` on the database of this test, which must not be in a transaction."""
+    """The server of the README on the database of this test, which must not be in a transaction."""
     name = str(connection.settings_dict["NAME"])
     if connection.vendor == "sqlite":
         url = f"sqlite:///{name}"
     else:
         url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl()
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "config.asgi:application", "--port", "0", *options],
+        [sys.executable, "-m", "uvicorn", "config.asgi:application", "--http", PROTOCOL, "--port", "0", *options],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "config.settings.test", **environment},
         stderr=subprocess.PIPE,
@@ -80,8 +81,16 @@ def server_process(*options: str, **environment: str) -> Iterator[Server]:
 
 
 @contextmanager
-def server_thread() -> Iterator[str]:
-    """The URL of a server on a thread of this process, which sees what a test has put in the place of something."""
+def server_thread(
+    http: str = "httptools", around: Callable[[Gateway], Any] = lambda application: application, **options: Any
+) -> Iterator[str]:
+    """The URL of a server on a thread of this process, which sees what a test has put in the place of something.
+
+    Args:
+        http: its protocol.
+        around: what it serves instead of the site, given that.
+        options: more of uvicorn's.
+    """
     started = threading.Event()
 
     class Announcing(uvicorn.Server):
@@ -90,7 +99,8 @@ def server_thread() -> Iterator[str]:
             started.set()
 
     application = Gateway(Graceful(Handler(chat_on_loop), at_end=lambda: None))
-    server = Announcing(uvicorn.Config(application, port=0, lifespan="on", log_config=None, log_level="warning"))
+    quiet = {"lifespan": "on", "log_config": None, "log_level": "warning", "access_log": False}
+    server = Announcing(uvicorn.Config(around(application), port=0, http=http, **{**quiet, **options}))
     thread = threading.Thread(target=server.run, name="uvicorn", daemon=True)
     thread.start()
     try:

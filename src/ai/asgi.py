@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any, Final
 
 from src.ai.exceptions import BodyIncomplete, BodyTimeout, BodyTooLarge
@@ -32,20 +32,33 @@ class Gateway:
             await self.application(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        name = name_request(headers.get(b"x-request-id", b"").decode("latin-1"))
-        responder = ASGIResponder(receive, send, name, body_wanted=scope["method"] != "HEAD")
-        request = Request(
-            method=scope["method"],
-            path=scope["path"].removeprefix(api.PREFIX).strip("/"),
-            headers=headers,
-            read_body=lambda: _read_body(receive, headers),
-            request_id=name,
-            is_secure=_is_secure(scope, headers),
-        )
+        path, is_secure = scope["path"].removeprefix(api.PREFIX).strip("/"), scope.get("scheme") == "https"
+        request = name_and_read(scope["method"], path, headers, receive, is_secure=is_secure)
+        responder = ASGIResponder(receive, send, request.request_id, body_wanted=scope["method"] != "HEAD")
         try:
             await api.answer(request, responder)
         finally:
             responder.stop_watching()
+
+
+def name_and_read(method: str, path: str, headers: dict[bytes, bytes], receive: Receive, *, is_secure: bool) -> Request:
+    """What has come in, named in the context of the running task.
+
+    Args:
+        method: in capitals.
+        path: what follows `/v1/`.
+        headers: their names in lower case.
+        receive: gives the body, by ASGI's messages.
+        is_secure: whether it came over HTTPS, as far as the server knows.
+    """
+    return Request(
+        method=method,
+        path=path,
+        headers=headers,
+        read_body=lambda: _read_body(receive, headers),
+        request_id=name_request(headers.get(b"x-request-id", b"").decode("latin-1")),
+        is_secure=_is_secure(headers, is_secure),
+    )
 
 
 class ASGIResponder:
@@ -174,8 +187,8 @@ def _at_once(receive: Receive) -> Message | None:
     return None
 
 
-def _is_secure(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+def _is_secure(headers: Mapping[bytes, bytes], is_secure: bool) -> bool:
     """As Django's `HttpRequest.is_secure` has it."""
     if (told := options().secure_header) is not None and told[0] in headers:
         return headers[told[0]].decode("latin-1").split(",", 1)[0].strip() == told[1]
-    return bool(scope.get("scheme") == "https")
+    return is_secure

@@ -17,6 +17,7 @@ from tests.serving import server_thread, wsgi_server_thread
 from tests.upstream.server import Reply, Upstream
 
 KEY = "sk-0123456789abcdef"
+PROTOCOLS = {"uvicorn": "src.ai.protocol:Protocol", "asgi": "httptools"}
 SAMPLES = Path(__file__).parent / "samples"
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -89,7 +90,7 @@ def token(transactional_db: None, editor: User) -> str:
     return str(token)
 
 
-@pytest.fixture(params=["asgi", "wsgi"])
+@pytest.fixture(params=["uvicorn", "asgi", "wsgi"])
 def door(request: pytest.FixtureRequest) -> str:
     """By which a test comes in; each test runs once for each."""
     return str(request.param)
@@ -98,7 +99,7 @@ def door(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def site(door: str, transactional_db: None) -> Iterator[str]:
     """The URL of the site."""
-    with server_thread() if door == "asgi" else wsgi_server_thread() as url:
+    with wsgi_server_thread() if door == "wsgi" else server_thread(PROTOCOLS[door]) as url:
         yield url
     connections.close_all()
 

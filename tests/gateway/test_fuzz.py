@@ -135,7 +135,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, bytes]:
 
 def test_any_value_in_any_field(http: httpx.Client, door: str) -> None:
     @settings(
-        max_examples=150 if door == "asgi" else 40,
+        max_examples=40 if door == "wsgi" else 150,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
@@ -199,7 +199,7 @@ def test_of_a_field_that_comes_twice_the_last_counts(http: httpx.Client, vendor:
 
 def test_any_bytes_at_all(http: httpx.Client, door: str) -> None:
     @settings(
-        max_examples=150 if door == "asgi" else 40,
+        max_examples=40 if door == "wsgi" else 150,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -296,7 +296,7 @@ def wire(site: str, token: str) -> Iterator[Wire]:
     connection.socket.close()
 
 
-@pytest.mark.parametrize("door", ["asgi"], indirect=True)
+@pytest.mark.parametrize("door", ["uvicorn", "asgi"], indirect=True)
 @pytest.mark.parametrize("begun", [b"", b'{"model": "chat"', json.dumps(WHOLE[CHAT]).encode()])
 def test_a_body_that_does_not_come_is_waited_for_no_longer_than_the_setting_says(
     begun: bytes, wire: Wire, vendor: Upstream, settings: Any

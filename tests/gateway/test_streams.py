@@ -14,7 +14,7 @@ import pytest
 
 from src.ai.asgi import ASGIResponder
 from src.ai.models import AIModel, AIProvider, UsageRecord
-from src.ai.services.gateway import passing
+from src.ai.services.gateway import keep_alive, passing
 from tests.gateway.conftest import HELLO, Vendor, in_pieces, sample
 from tests.ledger.processes import until
 from tests.upstream.server import CLOSE, HANG, RESET, Gate, Reply, Upstream, events, whole
@@ -47,7 +47,7 @@ def told(response: httpx.Response) -> list[Any]:
 
 @pytest.fixture
 def quick_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passing, "KEEP_ALIVE_AFTER", 0.02)
+    monkeypatch.setattr(keep_alive, "KEEP_ALIVE_AFTER", 0.02)
 
 
 @pytest.mark.usefixtures("chat_model")
@@ -278,7 +278,7 @@ def test_who_leaves_within_a_stream_ends_the_vendors_and_pays_for_what_had_come(
 
 
 @pytest.mark.usefixtures("chat_model")
-@pytest.mark.parametrize("door", ["asgi"], indirect=True)
+@pytest.mark.parametrize("door", ["uvicorn", "asgi"], indirect=True)
 def test_who_leaves_before_the_first_byte_ends_the_vendors_work(
     http: httpx.Client, upstream: Upstream, settled: Settled, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,12 +28,12 @@ from src.ai.providers.vendor import JSON_LIMIT, MEDIA_LIMIT, interrupted
 from src.ai.results import ResultInfo, Usage
 from src.ai.services import rates
 from src.ai.services.gateway.bodies import LONGEST_REPLY, is_null, read_field
+from src.ai.services.gateway.keep_alive import Line
 from src.ai.services.gateway.options import options
 from src.ai.services.gateway.routing import Target
 from src.ai.services.gateway.sessions import Session
 from src.ai.services.gateway.streams import Facts, StreamWatch, read_facts
 from src.ai.services.gateway.wire import (
-    KEEP_ALIVE,
     SENT,
     STREAM_HEADERS,
     Headers,
@@ -53,7 +53,6 @@ from src.core import http
 from src.core.exchange import ANY, Answer, Endpoint, RawHeaders, Reading
 from src.core.http import Timeouts
 
-KEEP_ALIVE_AFTER: float = 15.0  # seconds in which nothing came
 IMAGE_TOKENS: Final = 5000  # more than a vendor counts for an image in a message at its finest (OpenAI, 2026-11)
 _DATA_URL: Final = re.compile(rb'"data:[^"]*"')
 STREAMED: Final = (CHAT, IMAGES)
@@ -340,8 +339,11 @@ class Passage:
         hides_usage = self.target.endpoint == CHAT and self.route.stream_usage and not self._asked_usage
         watch = StreamWatch(hides_usage=hides_usage, keeps_text=options().stores_texts)
         await responder.begin(response.status, [*self._answer_headers(response), *STREAM_HEADERS], response.close)
-        response.headers = []  # dozens of lines, for as long as a stream takes
-        alive = _KeepAlive(responder, response, watch)
+        # What an answer's head was made of is not kept for as long as a stream takes.
+        response.headers = []
+        meter.standings = ()
+        self.request.forget()
+        line = Line(responder, response, watch)
         entries: Sequence[Settle] = ()
         try:
             failure = await self._pump(response, watch)
@@ -360,7 +362,7 @@ class Passage:
             meter.write_soon(meter.left(watch.info, watch.guess(self._size)))  # nobody may be made to wait now
             raise
         finally:
-            alive.stop()
+            line.stop()
             await self._settle(entries, watch.text)
 
     async def _pump(self, response: Answer, watch: StreamWatch) -> ProviderError | None:
@@ -416,39 +418,6 @@ class Passage:
         await aannounce(settled)
         if options().stores_texts:
             await self.request.run_sync(keep_texts, settled, self.body.decode("utf-8", "replace"), reply)
-
-
-class _KeepAlive:
-    """Comments on a line that is silent, so that no proxy takes it for dead."""
-
-    __slots__ = ("_loop", "_responder", "_response", "_timer", "_watch", "_writing")
-
-    def __init__(self, responder: Responder, response: Answer, watch: StreamWatch) -> None:
-        self._responder = responder
-        self._response = response
-        self._watch = watch
-        self._loop = asyncio.get_running_loop()
-        self._writing: asyncio.Task[None] | None = None
-        self._timer = self._loop.call_later(KEEP_ALIVE_AFTER, self._look)
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._writing is not None:
-            self._writing.cancel()
-
-    def _look(self) -> None:
-        silent = self._loop.time() - self._response.heard_at
-        if silent >= KEEP_ALIVE_AFTER:
-            silent = 0.0
-            if self._watch.is_whole:
-                self._writing = self._loop.create_task(self._write())
-        self._timer = self._loop.call_later(KEEP_ALIVE_AFTER - silent, self._look)
-
-    async def _write(self) -> None:
-        if not self._watch.is_whole:
-            return  # something has come meanwhile
-        with suppress(OSError):
-            await self._responder.write(KEEP_ALIVE)
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,7 @@ from src.ai.results import ResultInfo, Usage
 from src.ai.services.ledger.estimates import BYTES_PER_TOKEN
 
 ENDS: Final = (b"\n\n", b"\n\r\n")  # of an event
-READ_AFTER: Final = 1024  # bytes: what has come is read together, which is cheaper than piece by piece
+READ_AFTER: Final = 512  # bytes: what has come is read together, which is cheaper than piece by piece
 LONGEST_LINE: Final = 64 * 1024 * 1024  # that is read; an image may be one
 LONGEST_USAGE: Final = 16 * 1024  # an event that may be held back
 _END: Final = re.compile(rb"(\r?\n\r?\n)")
@@ -103,6 +103,22 @@ class StreamWatch:
     Where the caller has not asked for the usage, the chunk that only exists for it stays here, as naive clients trip
     over its empty `choices`. Everything else is passed on as it came, whatever the pieces are that it comes in.
     """
+
+    __slots__ = (
+        "_chunks",
+        "_held",
+        "_hides_usage",
+        "_images",
+        "_is_within",
+        "_passed",
+        "_said",
+        "_texts",
+        "_unread",
+        "_unread_size",
+        "error",
+        "info",
+        "is_complete",
+    )
 
     def __init__(self, *, hides_usage: bool, keeps_text: bool = False) -> None:
         self.info = ResultInfo()

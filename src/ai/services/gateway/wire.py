@@ -96,6 +96,14 @@ class Request:
     def header(self, name: bytes) -> str:
         return self.headers.get(name, b"").decode("latin-1")
 
+    def forget(self) -> None:
+        """Let go of what has come in: an answer may take minutes."""
+        self.headers, self.read_body = {}, _no_body
+
+
+async def _no_body() -> bytes:
+    return b""
+
 
 def _with_database(function: Callable[..., T], *args: Any) -> T:
     try:

@@ -217,6 +217,7 @@ def serve(listener: socket.socket, announce: Callable[[], None]) -> None:
     """Serve the site on this socket until a signal comes."""
     config = uvicorn.Config(
         "config.asgi:application",
+        http="config.asgi:Protocol",
         lifespan="on",
         log_config=None,
         log_level="warning",
