@@ -24,6 +24,8 @@ from src.ai.services.gateway.routing import CAPABILITIES
 from src.ai.services.gateway.wire import SENT, Headers, server_error
 from src.core.graceful import Message
 
+logger = logging.getLogger(__name__)
+
 # The paths that are answered here, as they stand in a request's first line.
 _PATHS: Final = {f"{api.PREFIX}/{endpoint}".encode("ascii"): endpoint for endpoint in CAPABILITIES}
 _JOINED: Final = 65536  # bytes up to which a body is copied to be written in one piece with its head
@@ -33,7 +35,7 @@ class Protocol(HttpToolsProtocol):
     """uvicorn's protocol that knows the gateway.
 
     It does where the application is a `Gateway`, within nothing but uvicorn's own middleware, and where the server logs
-    no access, limits no concurrency and has no root path; else it is uvicorn's own.
+    no access, limits no concurrency, resets no context and has no root path; else it is uvicorn's own.
     """
 
     # Beside uvicorn's attributes: a dictionary of more than 30 is one of its own for each connection, of over a kB.
@@ -86,8 +88,9 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._turn is not None:
-            self._turn.lose_client()
+        turn, self._turn, self.cycle = self._turn, None, None  # type: ignore[assignment]  # which lead back here
+        if turn is not None:
+            turn.lose_client()
 
     def end_turn(self) -> None:
         """What was asked has its answer."""
@@ -149,7 +152,6 @@ class Turn:
 
     __slots__ = (
         "_flow",
-        "_is_chunked",
         "_name",
         "_protocol",
         "_rest",
@@ -180,8 +182,7 @@ class Turn:
         self._transport = protocol.transport
         self._flow: FlowControl = protocol.flow
         self._name = (b"", b"")
-        self._is_chunked = False
-        self._rest = 0  # what is to come of a body whose length was said
+        self._rest: int | None = None  # what is to come of a body whose length was said
         self._waiting: asyncio.Future[None] | None = None
         self._when_left: Callable[[], object] | None = None
 
@@ -194,9 +195,12 @@ class Turn:
             await api.answer(request, self)
         except asyncio.CancelledError:  # the server ends
             if not self.has_begun:
+                self.keep_alive = False  # what comes behind it is not to be begun
                 failure = server_error()
                 await self.send(failure.status, failure.headers, failure.body)
             raise
+        except Exception:
+            logger.exception("An answer of the gateway could not be sent", extra={"path": path})
         finally:
             if not (self.response_complete or self.disconnected):
                 self._transport.close()
@@ -223,8 +227,8 @@ class Turn:
 
     async def receive(self) -> Message:
         """More of the body, as ASGI has it."""
+        self._flow.resume_reading()  # also where all has come: else nobody would see the client leave
         if self.more_body and not (self.body or self.disconnected):
-            self._flow.resume_reading()
             self._waiting = asyncio.get_running_loop().create_future()
             try:
                 await self._waiting
@@ -238,6 +242,7 @@ class Turn:
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
         self.has_begun = True
+        await self._drain()
         if self.disconnected:
             return
         if len(body) <= _JOINED:
@@ -249,10 +254,11 @@ class Turn:
 
     async def begin(self, status: int, headers: Headers, when_left: Callable[[], object]) -> None:
         length = next((value for name, value in headers if name == b"content-length"), None)
-        self._is_chunked, self._rest = length is None, int(length or 0)
+        self._rest = None if length is None else int(length)
         framing = [(b"transfer-encoding", b"chunked")] if length is None else []
         head = self._head(status, headers + framing)
         self.has_begun = True
+        await self._drain()
         self.watch(when_left)
         if not self.disconnected:
             self._transport.write(head)
@@ -265,19 +271,27 @@ class Turn:
     def write(self, piece: bytes) -> Awaitable[None]:
         if self.disconnected or not piece:
             return SENT
-        self._rest -= len(piece)
-        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._is_chunked else piece)
+        if self._rest is None:
+            piece = b"%x\r\n%b\r\n" % (len(piece), piece)
+        else:
+            self._rest -= len(piece)
+        self._transport.write(piece)
         return self._flow.drain() if self._flow.write_paused else SENT
 
     async def end(self) -> None:
-        if self.disconnected or (self._rest and not self._is_chunked):
+        if self.disconnected or self._rest:
             return  # what was said to be longer is broken off
-        if self._is_chunked:
+        if self._rest is None:
             self._transport.write(b"0\r\n\r\n")
         self._complete()
 
     def break_off(self) -> None:
         """Nothing: the connection of an answer that was begun and has no end is closed."""
+
+    async def _drain(self) -> None:
+        """Wait for a client who has not taken what was sent before."""
+        if self._flow.write_paused:
+            await self._flow.drain()
 
     def _tell_that_left(self) -> None:
         when_left, self._when_left = self._when_left, None
@@ -292,7 +306,7 @@ class Turn:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        if head.count(b"\n") != len(lines):
+        if not head.count(b"\r") == head.count(b"\n") == len(lines):
             raise ValueError("A header of an answer holds the end of a line.")
         return head
 

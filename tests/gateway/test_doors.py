@@ -274,7 +274,7 @@ def test_a_stream_after_its_head_says_no_length_and_no_cache(
 
 def test_the_door_before_django_stays_small() -> None:
     root = Path(__file__).resolve().parents[2]
-    for door, most in (("src/ai/asgi.py", 200), ("src/ai/views/gateway_views.py", 200), ("src/ai/protocol.py", 310)):
+    for door, most in (("src/ai/asgi.py", 200), ("src/ai/views/gateway_views.py", 200), ("src/ai/protocol.py", 330)):
         lines = (root / door).read_text().splitlines()
         assert len(lines) <= most
         imported = [line.split()[1] for line in lines if line.startswith("from src.ai.")]

@@ -256,6 +256,16 @@ def test_a_base_url_that_no_resolver_reads_is_a_wrong_configuration(
     assert response.json()["error"]["code"] == "invalid_config"
 
 
+@pytest.mark.parametrize("status", [204, 205])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_can_have_no_body_is_none(
+    status: int, stream: bool, http: httpx.Client, upstream: Upstream, chat_model: AIModel
+) -> None:
+    upstream.on("POST", "/v1/chat/completions", Reply(status))
+    answer = http.post("/chat/completions", json={"model": "chat", "messages": HELLO, "stream": stream})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_invalid_response")
+
+
 def test_while_the_database_is_away_nobody_waits_for_all_the_others() -> None:
     """Each look-up of a token would wait ten seconds for a connection."""
     nowhere = "postgres://postgres@127.0.0.1:1/none"

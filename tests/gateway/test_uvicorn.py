@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,10 +16,12 @@ import pytest
 
 from src.ai.asgi import Gateway
 from src.ai.models import AIModel
+from src.ai.protocol import Protocol, Turn
 from src.core.graceful import Receive, Scope, Send
 from tests.gateway.conftest import HELLO, PROTOCOLS
+from tests.ledger.processes import until
 from tests.serving import server_thread
-from tests.upstream.server import Upstream, events, whole
+from tests.upstream.server import HANG, Reply, Upstream, events, whole
 from tests.vendor_answers import chat, chunk
 
 ASKED = {"model": "chat", "messages": HELLO}
@@ -206,6 +210,76 @@ def test_a_body_in_chunks_and_in_pieces(served: Upstream, token: str) -> None:
         assert client.post("/v1/chat/completions", content=body).json() == chat("Hi!")
     assert seen == []
     assert [request.json["user"] for request in served.requests] == ["x" * 200_000] * 2
+
+
+def test_who_leaves_after_a_large_body_is_noticed(served: Upstream, token: str) -> None:
+    """Its end was more than uvicorn reads ahead, so that nothing more was read."""
+    served.send(events(chunk("Hel"), HANG))
+    with counted(token) as (client, _seen):
+        with closing(Wire(str(client.base_url), token)) as wire:
+            wire.socket.sendall(wire.request(stream=True, user="x" * 100_000))
+            wire.until(b"\n\n\r\n")
+        served.wait_for(lambda: served.open_connections == 0)
+
+
+def test_who_does_not_read_is_not_answered_on_and_on(served: Upstream, token: str) -> None:
+    large = whole(200, chat("x" * 1_000_000))
+    served.on("POST", "/v1/chat/completions", large)
+    with counted(token) as (client, _seen), closing(Wire(str(client.base_url), token)) as wire:
+
+        def is_asked(times: int) -> bool:
+            end = monotonic() + 1
+            while len(served.requests) < times and monotonic() < end:
+                sleep(0.005)
+            return len(served.requests) == times
+
+        sent = 0
+        while sent < 60:
+            wire.socket.sendall(wire.request())
+            sent += 1
+            if not is_asked(sent):
+                break
+        assert sent < 60
+        answers, tail = 0, b""
+        while answers < sent or not tail.endswith(b"}"):  # in the end it gets them all
+            piece = tail + wire.socket.recv(65536)
+            answers += piece.count(b"HTTP/1.1 200 OK") - tail.count(b"HTTP/1.1 200 OK")
+            tail = piece[-20:]
+    assert len(served.requests) == sent
+
+
+def test_a_connection_that_is_closed_leaves_no_garbage_to_collect(served: Upstream, token: str) -> None:
+    def left() -> list[object]:
+        return [found for found in gc.get_objects() if type(found) in (Protocol, Turn)]
+
+    with counted(token) as (client, _seen):
+        gc.collect()
+        gc.disable()
+        try:
+            for close in ({}, {"connection": "close"}):
+                with closing(Wire(str(client.base_url), token)) as wire:
+                    wire.socket.sendall(wire.request())
+                    wire.until(b"}")
+                client.post("/v1/chat/completions", json=ASKED, headers=close)
+            client.close()
+            until(lambda: not left())
+        finally:
+            gc.enable()
+
+
+def test_the_servers_end_begins_nothing_that_waits_behind_what_it_cuts(served: Upstream, token: str) -> None:
+    served.send(Reply(200, before=[HANG]))
+    with server_thread(PROTOCOL, timeout_graceful_shutdown=0) as url:
+        wire = Wire(url, token)
+        wire.socket.sendall(wire.request() + wire.request())
+        served.wait_for(lambda: len(served.requests) == 1)
+    with closing(wire):
+        received = b""
+        while piece := wire.socket.recv(65536):
+            received += piece
+    assert received.startswith(b"HTTP/1.1 500 ")
+    assert b"\r\nconnection: close\r\n" in received
+    assert (received.count(b"HTTP/1.1"), len(served.requests)) == (1, 1)
 
 
 def test_every_answer_has_what_the_server_says_of_itself(served: Upstream, token: str) -> None:

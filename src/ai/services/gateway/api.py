@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
@@ -120,10 +121,9 @@ def _check_method(request: Request, allowed: str) -> None:
 
 
 async def _usable(session: Session, request: Request) -> list[AIModel]:
-    try:
+    with suppress(NotInMemory):
         return usable_models(session, Catalogue(memory_only=True))
-    except NotInMemory:
-        return await request.run_sync(lambda: usable_models(session, Catalogue()))
+    return await request.look_up(lambda: usable_models(session, Catalogue()))
 
 
 def _find(models: list[AIModel], name: str) -> AIModel:

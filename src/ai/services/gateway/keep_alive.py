@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import Context
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from src.ai.services.gateway.streams import StreamWatch
 from src.ai.services.gateway.wire import KEEP_ALIVE, Responder
@@ -18,18 +18,20 @@ LOOKS: Final = 15  # in that time
 class Line:
     """The line of a stream that is being passed on."""
 
-    __slots__ = ("_responder", "_response", "_said_at", "_watch", "_writing")
+    __slots__ = ("_lines", "_responder", "_response", "_said_at", "_watch", "_writing")
 
     def __init__(self, responder: Responder, response: Answer, watch: StreamWatch) -> None:
+        """To be made on the loop that passes it on."""
         self._responder = responder
         self._response = response
         self._watch = watch
         self._said_at = 0.0
         self._writing: asyncio.Task[None] | None = None
-        _lines().add(self)
+        self._lines = _lines()
+        self._lines.add(self)
 
     def stop(self) -> None:
-        _lines().discard(self)
+        self._lines.discard(self)
         if self._writing is not None:
             self._writing.cancel()
 
@@ -49,7 +51,8 @@ class Line:
 class _Lines:
     """Those of one loop. One timer is for all: one of its own would cost each stream half a kB."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self._open: set[Line] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -62,23 +65,25 @@ class _Lines:
         self._open.discard(line)
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(KEEP_ALIVE_AFTER / LOOKS, self._look)
+        # In no stream's context, of which there may be many.
+        self._timer = self._loop.call_later(KEEP_ALIVE_AFTER / LOOKS, self._look, context=Context())
 
     def _look(self) -> None:
         self._timer = None
         if self._open:
-            # The next look would be too late.
-            now, silence = asyncio.get_running_loop().time(), KEEP_ALIVE_AFTER * (1 - 1 / LOOKS)
+            self._wait()
+            now, silence = self._loop.time(), KEEP_ALIVE_AFTER * (1 - 1 / LOOKS)  # the next look would be too late
             for line in list(self._open):
                 line.look(now, silence)
-            self._wait()
 
 
-_by_loop: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Lines]] = WeakKeyDictionary()
+_by_loop: Final[dict[asyncio.AbstractEventLoop, _Lines]] = {}
 
 
 def _lines() -> _Lines:
     loop = asyncio.get_running_loop()
     if (lines := _by_loop.get(loop)) is None:
-        lines = _by_loop[loop] = _Lines()
+        for closed in [other for other in list(_by_loop) if other.is_closed()]:
+            _by_loop.pop(closed, None)
+        lines = _by_loop[loop] = _Lines(loop)
     return lines

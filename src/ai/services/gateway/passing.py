@@ -59,6 +59,7 @@ STREAMED: Final = (CHAT, IMAGES)
 MOST_REPLIES: Final = 128  # to one request (OpenAI's own bound of `n`)
 WATCH_AFTER: Final = 1.0  # seconds without an answer, after which it is worth while to see whether the client stays
 _NO_STREAM: Final = (b"application/json", b"text/html")  # content types that no stream has
+_EMPTY: Final = (204, 205)  # statuses of answers that can have no body
 _LAST: Final = (b"data: [DONE]\n\n", b"data: [DONE]\r\n\r\n")  # after which clients read no further
 _MAX_TOKENS: Final = ("max_completion_tokens", "max_tokens")
 # What is between this process and the vendor, or is said by this server itself.
@@ -253,6 +254,9 @@ class Passage:
             answer = await exchanges.post(self._goes_to, self.body, self._headers(), limits, reading)
         except Exception as error:
             raise errors.from_exception(target.call, error, limits) from error
+        if answer.status in _EMPTY:
+            answer.close()
+            raise errors.invalid_response(target.call, "it is empty")
         if 200 <= answer.status < 300:
             return answer
         content = answer.content or b""
@@ -280,8 +284,10 @@ class Passage:
             raise
         entries = self.meter.success(info)
         self._give_place_back()
-        await self.responder.send(response.status, self._answer_headers(response), content)
-        await self._settle(entries, _text_of(content) if options().stores_texts else "")
+        try:
+            await self.responder.send(response.status, self._answer_headers(response), content)
+        finally:
+            await self._settle(entries, _text_of(content) if options().stores_texts else "")
 
     def _whole(self, response: Answer) -> tuple[bytes, ResultInfo]:
         call, endpoint, content = self.target.call, self.target.endpoint, response.content or b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -78,10 +79,10 @@ async def find_target(session: Session, endpoint: str, name: str, request: Reque
     """
     if (target := session.targets.get((endpoint, name))) is not None:
         return target
-    try:
+    with suppress(NotInMemory):  # and no more of it: a look-up keeps the error that it is made for, with its frames
         target = _find(session, endpoint, name, Catalogue(memory_only=True))
-    except NotInMemory:
-        target = await request.run_sync(lambda: _find(session, endpoint, name, Catalogue()))
+    if target is None:
+        target = await request.look_up(lambda: _find(session, endpoint, name, Catalogue()))
     session.remember(endpoint, name, target)
     return target
 

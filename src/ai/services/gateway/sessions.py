@@ -85,9 +85,9 @@ async def open_session(request: Request) -> Session:
     if session is None:
         if not secret:
             raise InvalidAPIKey()
-        session = await request.run_sync(_open, secret, key)
+        session = await request.look_up(_open, secret, key)
     if session.is_to_be_noted():
-        await request.run_sync(note_use, copy(session.token))
+        await request.look_up(note_use, copy(session.token))
     return session
 
 

@@ -82,15 +82,26 @@ class Request:
         """The result of a function that uses the database. Its connections are lent to others afterwards.
 
         Raises:
+            LedgerUnavailable: the database is away.
+        """
+        if self.errands is None:
+            return await sync_to_async(_with_database)(function, *args)
+        return await self.errands.ask(lambda: _with_database(function, *args))
+
+    async def look_up(self, function: Callable[..., T], *args: Any) -> T:
+        """As `run_sync`, for what comes before a call.
+
+        All look-ups share one thread: without an end each would wait for all before it to find the database away.
+
+        Raises:
             LedgerUnavailable: the database is away, or busy for longer than `AI_LEDGER_TIMEOUT`.
         """
-        if self.errands is not None:
-            return await self.errands.ask(lambda: _with_database(function, *args))
         try:
-            # All share one thread: without an end each would wait for all before it to find the database away.
-            async with asyncio.timeout(settings.AI_LEDGER_TIMEOUT):
-                return await sync_to_async(_with_database)(function, *args)
+            async with asyncio.timeout(settings.AI_LEDGER_TIMEOUT if self.is_alone else None) as waiting:
+                return await self.run_sync(function, *args)
         except TimeoutError as error:
+            if not waiting.expired():
+                raise
             raise LedgerUnavailable(retry_after=1) from error
 
     def header(self, name: bytes) -> str:
