@@ -135,7 +135,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, bytes]:
 
 def test_any_value_in_any_field(http: httpx.Client, door: str) -> None:
     @settings(
-        max_examples=40 if door == "wsgi" else 150,
+        max_examples=150 if door == "uvicorn" else 40,
         deadline=None,
         database=None,
         phases=[Phase.explicit, Phase.generate],
@@ -199,7 +199,7 @@ def test_of_a_field_that_comes_twice_the_last_counts(http: httpx.Client, vendor:
 
 def test_any_bytes_at_all(http: httpx.Client, door: str) -> None:
     @settings(
-        max_examples=40 if door == "wsgi" else 150,
+        max_examples=150 if door == "uvicorn" else 40,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
