@@ -278,3 +278,13 @@ def test_while_the_database_is_away_nobody_waits_for_all_the_others() -> None:
         answers = list(callers.map(ask, range(8)))
     assert [answer.json()["error"]["code"] for answer in answers] == ["ledger_unavailable"] * 8
     assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "1")}
+
+
+def test_the_panel_is_told_that_the_database_is_away() -> None:
+    nowhere = "postgres://postgres@127.0.0.1:1/none"
+    headers = {"Authorization": f"Bearer {'0' * 64}"}
+    with server_process(DATABASE_URL=nowhere, DATABASE_POOL_TIMEOUT="0.2") as server:
+        url = f"{server.url}/api/admin/ai/chat/send"
+        answer = httpx.post(url, json={"message": "Hi"}, headers=headers, timeout=WAIT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["errors"][0]["code"] == "database_unavailable"

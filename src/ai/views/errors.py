@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.exceptions import RequestDataTooBig
-from django.db import DataError, IntegrityError
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 from django.utils.translation import gettext_lazy as _
 from drf_standardized_errors import handler
 from rest_framework import exceptions
@@ -25,6 +25,10 @@ class ExceptionHandler(handler.ExceptionHandler):
             return _answer(409, _("Another request got in between. Try again."), "conflict")
         if isinstance(exc, DataError):
             return exceptions.ValidationError(_("A value does not fit: it is too long, or holds a null character."))
+        if isinstance(exc, InterfaceError | OperationalError):
+            answer = _answer(503, _("The database can't be used just now. Try again."), "database_unavailable")
+            answer.wait = 1  # type: ignore[attr-defined]
+            return answer
         if isinstance(exc, RequestDataTooBig):
             return _answer(413, _("The body is too large."), "body_too_large")
         if isinstance(exc, exceptions.ValidationError) and set(_codes(exc.get_codes())) == {"unique"}:
