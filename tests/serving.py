@@ -25,7 +25,7 @@ from src.core.asgi import Handler
 from src.core.graceful import Graceful
 
 ROOT = Path(__file__).resolve().parents[1]
-PROTOCOL = "config.asgi:Protocol"
+AS_IN_README = ("--http", "config.asgi:Protocol", "--no-access-log")
 WAIT = 20.0  # seconds after which a test that waits has failed
 
 
@@ -67,7 +67,7 @@ def server_process(*options: str, **environment: str) -> Iterator[Server]:
     else:
         url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl()
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "config.asgi:application", "--http", PROTOCOL, "--port", "0", *options],
+        [sys.executable, "-m", "uvicorn", "config.asgi:application", *AS_IN_README, "--port", "0", *options],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "config.settings.test", **environment},
         stderr=subprocess.PIPE,

@@ -57,7 +57,7 @@ class Protocol(HttpToolsProtocol):
         is_plain = not (logs or self.root_path or self.limit_concurrency or config.reset_contextvars)
         self._knows_gateway = is_plain and isinstance(application, Gateway)
         self._turn: Turn | None = None
-        self.pipeline = _Pipeline()  # type: ignore[assignment]
+        self.pipeline = _Pipeline()  # type: ignore[assignment]  # it does what uvicorn needs of a `deque`
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -151,11 +151,9 @@ class Turn:
     """A request and its answer: to the protocol what its cycle of both is, to the gateway a `Responder`."""
 
     __slots__ = (
-        "_flow",
         "_name",
         "_protocol",
         "_rest",
-        "_transport",
         "_waiting",
         "_when_left",
         "body",
@@ -179,8 +177,6 @@ class Turn:
         self.has_begun = False
 
         self._protocol = protocol
-        self._transport = protocol.transport
-        self._flow: FlowControl = protocol.flow
         self._name = (b"", b"")
         self._rest: int | None = None  # what is to come of a body whose length was said
         self._waiting: asyncio.Future[None] | None = None
@@ -203,7 +199,7 @@ class Turn:
             logger.exception("An answer of the gateway could not be sent", extra={"path": path})
         finally:
             if not (self.response_complete or self.disconnected):
-                self._transport.close()
+                self._protocol.transport.close()
             self._when_left = None  # it may lead back here, which garbage would keep
 
     # -- what the protocol calls -----------------------------------------------------------------------------------
@@ -227,7 +223,7 @@ class Turn:
 
     async def receive(self) -> Message:
         """More of the body, as ASGI has it."""
-        self._flow.resume_reading()  # also where all has come: else nobody would see the client leave
+        self._protocol.flow.resume_reading()  # also where all has come: else nobody would see the client leave
         if self.more_body and not (self.body or self.disconnected):
             self._waiting = asyncio.get_running_loop().create_future()
             try:
@@ -246,10 +242,10 @@ class Turn:
         if self.disconnected:
             return
         if len(body) <= _JOINED:
-            self._transport.write(head + body)
+            self._protocol.transport.write(head + body)
         else:
-            self._transport.write(head)
-            self._transport.write(body)
+            self._protocol.transport.write(head)
+            self._protocol.transport.write(body)
         self._complete()
 
     async def begin(self, status: int, headers: Headers, when_left: Callable[[], object]) -> None:
@@ -261,7 +257,7 @@ class Turn:
         await self._drain()
         self.watch(when_left)
         if not self.disconnected:
-            self._transport.write(head)
+            self._protocol.transport.write(head)
 
     def watch(self, when_left: Callable[[], object]) -> None:
         self._when_left = when_left
@@ -275,14 +271,14 @@ class Turn:
             piece = b"%x\r\n%b\r\n" % (len(piece), piece)
         else:
             self._rest -= len(piece)
-        self._transport.write(piece)
-        return self._flow.drain() if self._flow.write_paused else SENT
+        self._protocol.transport.write(piece)
+        return self._protocol.flow.drain() if self._protocol.flow.write_paused else SENT
 
     async def end(self) -> None:
         if self.disconnected or self._rest:
             return  # what was said to be longer is broken off
         if self._rest is None:
-            self._transport.write(b"0\r\n\r\n")
+            self._protocol.transport.write(b"0\r\n\r\n")
         self._complete()
 
     def break_off(self) -> None:
@@ -290,8 +286,8 @@ class Turn:
 
     async def _drain(self) -> None:
         """Wait for a client who has not taken what was sent before."""
-        if self._flow.write_paused:
-            await self._flow.drain()
+        if self._protocol.flow.write_paused:
+            await self._protocol.flow.drain()
 
     def _tell_that_left(self) -> None:
         when_left, self._when_left = self._when_left, None
@@ -313,5 +309,5 @@ class Turn:
     def _complete(self) -> None:
         self.response_complete = True
         if not self.keep_alive:
-            self._transport.close()
+            self._protocol.transport.close()
         self._protocol.end_turn()

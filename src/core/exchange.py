@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import select
 import socket
 import ssl
 from asyncio.tasks import _enter_task, _leave_task  # as the documentation has it, in "Extending"
@@ -32,6 +31,7 @@ import httpx
 
 from src.core.limits import BodyTooLarge, Timeouts
 from src.core.net_guard import UrlRefused, check_address, check_target
+from src.core.sockets import has_something
 
 IDLE_LIMIT: Final = 1000  # connections to one origin: streams come in crowds, and to connect costs as much as to ask
 IDLE_SECONDS: Final = 30.0
@@ -560,7 +560,7 @@ class Connection(asyncio.Protocol):
         if self.transport.is_closing() or self.is_old():
             return False
         # The loop may have stood still since. Where it has not, it would know.
-        return self._loop.time() - self._idle_since < FRESH or not _has_something(self.socket)
+        return self._loop.time() - self._idle_since < FRESH or not has_something(self.socket)
 
     def is_old(self) -> bool:
         """Whether it has been idle for so long that its other end may be about to close it."""
@@ -745,12 +745,6 @@ class Connection(asyncio.Protocol):
 
 def _no_http(reason: str) -> httpx.RemoteProtocolError:
     return httpx.RemoteProtocolError(f"it is no HTTP: {reason}")
-
-
-def _has_something(item: socket.socket) -> bool:
-    poll = select.poll()
-    poll.register(item, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _close_descriptor(item: socket.socket) -> None:

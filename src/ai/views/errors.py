@@ -26,9 +26,7 @@ class ExceptionHandler(handler.ExceptionHandler):
         if isinstance(exc, DataError):
             return exceptions.ValidationError(_("A value does not fit: it is too long, or holds a null character."))
         if isinstance(exc, InterfaceError | OperationalError):
-            answer = _answer(503, _("The database can't be used just now. Try again."), "database_unavailable")
-            answer.wait = 1  # type: ignore[attr-defined]
-            return answer
+            return _answer(503, _("The database can't be used just now. Try again."), "database_unavailable", 1)
         if isinstance(exc, RequestDataTooBig):
             return _answer(413, _("The body is too large."), "body_too_large")
         if isinstance(exc, exceptions.ValidationError) and set(_codes(exc.get_codes())) == {"unique"}:
@@ -39,10 +37,7 @@ class ExceptionHandler(handler.ExceptionHandler):
         if status == 400:
             detail = {exc.attr: [exc.message]} if exc.attr else [exc.message]
             return exceptions.ValidationError(detail, code=exc.code)
-        answer = _answer(status, exc.message, exc.code)
-        if exc.retry_after is not None:
-            answer.wait = math.ceil(exc.retry_after)  # type: ignore[attr-defined]
-        return answer
+        return _answer(status, exc.message, exc.code, exc.retry_after)
 
     def get_headers(self, exc: exceptions.APIException) -> dict[str, str]:
         headers: dict[str, str] = super().get_headers(exc)
@@ -55,9 +50,11 @@ class ExceptionHandler(handler.ExceptionHandler):
             super().report_exception(exc, response)
 
 
-def _answer(status: int, detail: Any, code: str) -> exceptions.APIException:
+def _answer(status: int, detail: Any, code: str, retry_after: float | None = None) -> exceptions.APIException:
     answer = exceptions.APIException(detail, code)
     answer.status_code = status
+    if retry_after is not None:
+        answer.wait = math.ceil(retry_after)  # type: ignore[attr-defined]  # as DRF's `Throttled` has it
     return answer
 
 

@@ -7,12 +7,13 @@ pool of eight waits ten seconds and is refused.
 
 from __future__ import annotations
 
-import select
 from typing import Any
 
 from django.db.backends.postgresql import base
 from psycopg import Connection, Error, OperationalError
 from psycopg_pool import ConnectionPool
+
+from src.core.sockets import has_something
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -24,28 +25,29 @@ class DatabaseWrapper(base.DatabaseWrapper):
         Raises:
             psycopg.OperationalError: there is none, for as long as the pool waits; or all that can be had end at once.
         """
-        tries = self.pool.max_size + 1 if self.pool else 1
-        for _ in range(tries):
-            connection: Connection[Any] = super().get_new_connection(conn_params)
-            if not self.pool or not self._has_ended(connection):
+        connection: Connection[Any]
+        if not self.pool:
+            connection = super().get_new_connection(conn_params)
+            return connection
+        for _ in range(self.pool.max_size + 1):
+            connection = super().get_new_connection(conn_params)
+            works = False
+            try:
+                works = _works(connection)
+            finally:
+                if not works:
+                    connection.close()
+                    self.pool.putconn(connection)  # which opens another, at once
+            if works:
                 return connection
-            self._give_back(connection)  # the pool opens another, at once
         raise OperationalError("every session of the pool has ended as soon as it was there")
 
-    def _has_ended(self, connection: Connection[Any]) -> bool:
-        """Whether an idle session can't be used. The server is asked only where it has said something unasked."""
-        try:
-            poll = select.poll()
-            poll.register(connection.fileno(), select.POLLIN)
-            if poll.poll(0):
-                ConnectionPool.check_connection(connection)
-        except Error:
-            return True
-        except BaseException:
-            self._give_back(connection)
-            raise
-        return False
 
-    def _give_back(self, connection: Connection[Any]) -> None:
-        connection.close()
-        self.pool.putconn(connection)
+def _works(connection: Connection[Any]) -> bool:
+    """Whether an idle session can be used. The server is asked only where it has said something unasked."""
+    try:
+        if has_something(connection):
+            ConnectionPool.check_connection(connection)
+    except Error:
+        return False
+    return True
