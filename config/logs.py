@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -75,10 +76,11 @@ class JSONFormatter(logging.Formatter):
 
 
 class Handler(logging.StreamHandler[IO[str]]):
-    """Writes each line at once or, where `writes_together`, the lines of calls on an event loop a few at a time.
+    """Writes each record at once or, where `writes_together`, those of calls on an event loop a few at a time.
 
-    A write costs more than a line. What is kept is written within `FLUSH_AFTER` seconds, before any other line, by
-    `flush`, and when the process ends; that of a loop which ends before it can is written with the next line.
+    A write costs more than a line, and a line costs less beside others. What is kept is written within `FLUSH_AFTER`
+    seconds, before any other line, by `flush`, and when the process ends; that of a loop which ends before it can is
+    written with the next line.
     """
 
     writes_together = False
@@ -89,13 +91,13 @@ class Handler(logging.StreamHandler[IO[str]]):
         os.register_at_fork(after_in_child=self._reset)
 
     def _reset(self) -> None:
-        self._kept: deque[str] = deque()
+        self._kept: deque[logging.LogRecord] = deque()
         self._flushed_by: asyncio.AbstractEventLoop | None = None  # which will do it soon, unless it ends before
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record's line, or keep it for a moment."""
+        """Write the record, or keep it for a moment: a call's holds nothing that changes."""
         try:
-            self._kept.append(self.format(record) + self.terminator)
+            self._kept.append(record)
             loop = asyncio._get_running_loop() if self.writes_together and record.name == CALLS else None
             if loop is None:
                 self.flush()
@@ -110,18 +112,27 @@ class Handler(logging.StreamHandler[IO[str]]):
         self.acquire()
         try:
             self._flushed_by = None
-            while self._kept:
-                self.stream.write(self._next_lines())
+            for lines in self._pieces():
+                self.stream.write(lines)
             super().flush()
         finally:
             self.release()
 
-    def _next_lines(self) -> str:
-        """The first of what is kept, as far as it stays in one piece."""
-        lines, size = "", 0
+    def _pieces(self) -> Iterator[str]:
+        """The lines of what is kept, in pieces that a pipe takes whole as far as a line is not longer."""
+        piece, size = "", 0
         while self._kept:
-            size += len(self._kept[0].encode("utf-8", "replace"))
-            if lines and size > ATOMIC:
-                break
-            lines += self._kept.popleft()
-        return lines
+            record = self._kept.popleft()
+            try:
+                line = self.format(record) + self.terminator
+            except Exception:
+                self.handleError(record)
+                continue
+            length = len(line.encode("utf-8", "replace"))
+            if piece and size + length > ATOMIC:
+                yield piece
+                piece, size = "", 0
+            piece += line
+            size += length
+        if piece:
+            yield piece

@@ -77,6 +77,18 @@ async def test_no_write_is_larger_than_what_stays_in_one_piece(pipe: Pipe) -> No
     assert len(pipe.getvalue().splitlines()) == 11
 
 
+async def test_a_record_that_has_no_line_keeps_no_other_back(
+    pipe: Pipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "propagate", False)  # else pytest's own handler raises
+    calls.info("before")
+    calls.info("%d", "no number")
+    calls.info("after")
+    others.info("end")
+    assert pipe.getvalue() == "before\nafter\nend\n"
+    assert "no number" in capsys.readouterr().err
+
+
 def test_a_loop_that_ends_leaves_no_line_behind(handler: Handler, pipe: Pipe) -> None:
     async def call() -> None:
         calls.info("call")
