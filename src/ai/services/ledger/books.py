@@ -36,7 +36,7 @@ from src.core import postgres
 from src.core.bulk import Statement
 from src.core.postgres import SQL
 
-NEAR: Final = Decimal("0.8")  # of a limit
+NEAR: Final = 80  # percent of a limit
 
 # What a record adds to its periods, in this order: the columns of `UsageSums`.
 SUMS: Final = (
@@ -106,6 +106,7 @@ _SETTLED: Final = (
     "response_id",
     "settled_at",
 )
+_COST: Final = _SETTLED.index("cost")
 _PERIOD: Final = (
     "key",
     "scope",
@@ -181,17 +182,22 @@ class _Batch:
             )
             for periods in _kinds(entries)
         }
+        self._limits = limits
+        self._standings: dict[int, list[Standing]] = {number: [] for number in limits}
 
     def account(self, entry: Entry) -> _Account:
         return self._accounts[id(entry.facts.periods)]
 
-    def standings(self, entry: Entry) -> tuple[Standing, ...]:
-        return tuple([self.balances[limit.period.key].standing(limit) for limit in entry.facts.limits])
+    def standings(self, entry: Entry) -> Sequence[Standing]:
+        """Where the limits of the entry stand once the batch is written: known when it has been added up."""
+        return self._standings[id(entry.facts.limits)]
 
     def add_up(self) -> Mapping[str, _Balance]:
         """The periods with what is to be added to each."""
         for account in self._accounts.values():
             account.add_up()
+        for number, limits in self._limits.items():
+            self._standings[number] += [self.balances[limit.period.key].standing(limit) for limit in limits]
         return self.balances
 
 
@@ -365,12 +371,12 @@ class Books:
     ) -> list[Outcome]:
         """Add what was settled to its periods; the outcomes. `written` are the ids of those that were open."""
         outcomes = []
-        for entry, before in zip(entries, self._counted(entries, rows, written), strict=True):
+        for entry, row, before in zip(entries, rows, self._counted(entries, rows, written), strict=True):
             if before is None:
                 outcomes.append(Outcome(batch.standings(entry), changed=False))
                 continue
             account = batch.account(entry)
-            account.add(list(map(sub, _charged(entry), before)))
+            account.add(list(map(sub, _charged(entry, row[_COST] or 0), before)))
             if entry.requests:
                 account.last_used_at = _later(account.last_used_at, entry.settled_at)
             near = self._near(entry, batch)
@@ -432,8 +438,7 @@ class Books:
             balance = batch.balances[limit.period.key]
             if balance.near:
                 continue
-            by_requests = limit.requests is not None and balance.requests >= NEAR * limit.requests
-            if by_requests or (limit.budget_units is not None and balance.cost >= NEAR * limit.budget_units):
+            if _is_near(balance.requests, limit.requests) or _is_near(balance.cost, limit.budget_units):
                 balance.near, balance.near_at = True, entry.settled_at
                 near.append(Standing(limit, balance.requests, balance.cost))
         return tuple(near)
@@ -554,6 +559,10 @@ def _text(told: str, length: int) -> str:
     return told.replace("\0", "\N{REPLACEMENT CHARACTER}")[:length]
 
 
+def _is_near(used: int, limit: int | None) -> bool:
+    return limit is not None and 100 * used >= NEAR * limit
+
+
 def _held(requests: int, cost: Decimal) -> Sums:
     """What a reservation adds to its periods."""
     sums = [0] * len(SUMS)
@@ -561,13 +570,13 @@ def _held(requests: int, cost: Decimal) -> Sums:
     return sums
 
 
-def _charged(entry: Settle) -> Sums:
-    """What a settled call adds to its periods."""
+def _charged(entry: Settle, cost: int) -> Sums:
+    """What a settled call adds to its periods. `cost` is 0 where it is not known."""
     usage = entry.usage
     return [
         entry.requests,
         0,
-        0 if entry.cost is None else to_units(entry.cost),
+        cost,
         0,
         int(entry.cost is None),
         usage.input_tokens or 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -131,11 +131,12 @@ class Standing(NamedTuple):
 class Outcome(NamedTuple):
     """What became of an entry.
 
-    `refused_by` is the limit without room for a reservation, and `over_budget` which of its two numbers. `changed` says
-    whether a settlement was the first of its call; `near` are the limits of which 80 % were used up just now.
+    `standings` are those of its call's limits once all that was written together is on the books. `refused_by` is the
+    limit without room for a reservation, and `over_budget` which of its two numbers. `changed` says whether a
+    settlement was the first of its call; `near` are the limits of which 80 % were used up just now.
     """
 
-    standings: tuple[Standing, ...] = ()
+    standings: Sequence[Standing] = ()
     refused_by: Limit | None = None
     over_budget: bool = False
     changed: bool = True

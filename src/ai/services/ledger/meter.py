@@ -99,7 +99,7 @@ class Meter(Attempts):
     def __init__(self, facts: CallFacts, desk: Desk, provider_name: str) -> None:
         self.facts = facts
         self.desk = desk
-        self.standings: tuple[Standing, ...] = ()  # of the call's limits, as the books last told
+        self.standings: Sequence[Standing] = ()  # of the call's limits, as the books last told
         self._provider_name = provider_name
         self._attempts: list[_Attempt] = []
         self._unclaimed: _Attempt | None = None
