@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import islice
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import msgspec
 
@@ -26,10 +25,10 @@ FIRST_FIELDS: Final = len(vars(logging.makeLogRecord({})))
 LATER_FIELDS: Final = frozenset({"message", "asctime", "request", "color_message"})
 
 
-def facts_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What the caller passed as `extra`."""
-    passed = islice(record.__dict__.items(), FIRST_FIELDS, None)
-    return {key: value for key, value in passed if key not in LATER_FIELDS}
+def names_of_facts(record: logging.LogRecord) -> list[str]:
+    """The attributes of a record that the caller passed as `extra`."""
+    passed = list(record.__dict__)[FIRST_FIELDS:]
+    return passed if LATER_FIELDS.isdisjoint(passed) else [name for name in passed if name not in LATER_FIELDS]
 
 
 class FactsFormatter(logging.Formatter):
@@ -39,7 +38,8 @@ class FactsFormatter(logging.Formatter):
         """The line, and below it a traceback if there is one."""
         clock = f"{_second(int(record.created))},{int(record.msecs):03d}"
         line = f"{clock} {record.levelname} {record.name}: {record.getMessage()}"
-        lines = [" ".join([line, *[f"{key}={value!r}" for key, value in facts_of(record).items()]])]
+        fields = record.__dict__
+        lines = [" ".join([line, *[f"{name}={fields[name]!r}" for name in names_of_facts(record)]])]
         if record.exc_info:
             lines.append(self.formatException(record.exc_info))
         if record.stack_info:
@@ -63,7 +63,7 @@ class JSONFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **facts_of(record),
+            **{name: record.__dict__[name] for name in names_of_facts(record)},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -146,33 +146,35 @@ async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
     Raises:
         BodyTooLarge, BodyTimeout, BodyIncomplete: it is too large, or too slow, or the client has left within it.
     """
-    limit, seconds = options().body_limit, options().body_timeout
+    limit = options().body_limit
     announced = headers.get(b"content-length", b"")
     if announced.isdigit() and int(announced[:20]) > limit:
         raise BodyTooLarge(limit=limit)
-    parts: list[bytes] = []
-    size, more = 0, True
+    message = _at_once(receive)
+    body, more = (b"", True) if message is None else _part(message)
+    if len(body) > limit:
+        raise BodyTooLarge(limit=limit)
+    if not more:
+        return body
+    parts, size, seconds = [body], len(body), options().body_timeout
+    try:
+        async with asyncio.timeout(seconds):
+            while more:
+                body, more = _part(await receive())
+                parts.append(body)
+                size += len(body)
+                if size > limit:
+                    raise BodyTooLarge(limit=limit)
+    except TimeoutError as error:
+        raise BodyTimeout(seconds=seconds) from error
+    return b"".join(parts)
 
-    def take(message: Message) -> None:
-        nonlocal size, more
-        if message["type"] == "http.disconnect":
-            raise BodyIncomplete()
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > limit:
-            raise BodyTooLarge(limit=limit)
-        more = message.get("more_body", False)
 
-    if (message := _at_once(receive)) is not None:
-        take(message)
-    if more:
-        try:
-            async with asyncio.timeout(seconds):
-                while more:
-                    take(await receive())
-        except TimeoutError as error:
-            raise BodyTimeout(seconds=seconds) from error
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+def _part(message: Message) -> tuple[bytes, bool]:
+    """A part of a body, and whether more will come."""
+    if message["type"] == "http.disconnect":
+        raise BodyIncomplete()
+    return message.get("body", b""), message.get("more_body", False)
 
 
 def _at_once(receive: Receive) -> Message | None:

@@ -297,12 +297,11 @@ class Turn:
 
     def _head(self, status: int, headers: Headers) -> bytes:
         named = [*self._protocol.server_state.default_headers, *headers, self._name]
-        lines = [STATUS_LINE[status], *[b"%b: %b\r\n" % header for header in named]]
+        lines = [b": ".join(header) for header in named]
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if not head.count(b"\r") == head.count(b"\n") == len(lines):
+            lines.append(b"connection: close")
+        head = b"%b%b\r\n\r\n" % (STATUS_LINE[status], b"\r\n".join(lines))
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) + 2:
             raise ValueError("A header of an answer holds the end of a line.")
         return head
 

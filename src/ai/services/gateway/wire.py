@@ -218,7 +218,7 @@ def to_json(data: object) -> bytes:
 
 
 def to_headers(named: Mapping[str, str]) -> Headers:
-    return [(_wire_name(name), value.encode("latin-1")) for name, value in named.items()]
+    return [(_wire_name(name), value.encode()) for name, value in named.items()]
 
 
 @lru_cache(maxsize=256)

@@ -125,7 +125,8 @@ class Standing(NamedTuple):
 
     @property
     def budget_left(self) -> Decimal | None:
-        return None if self.limit.budget is None else max(self.limit.budget - self.cost, Decimal(0))
+        units = self.limit.budget_units
+        return None if units is None else Decimal(max(units - self.cost_units, 0)).scaleb(-MONEY_PLACES)
 
 
 class Outcome(NamedTuple):
