@@ -53,7 +53,7 @@ class ResultInfo(msgspec.Struct, kw_only=True):
     cost: Decimal | None = None  # US$: the vendor's own figure while a call runs, what the books say after it
     dropped_params: tuple[str, ...] = ()  # what the caller asked for and this model cannot take
     placeholder: bool = False  # not made by a model
-    standings: Sequence[Any] = ()  # of the limits that held for the call (`Standing`s), after it
+    standings: tuple[Any, ...] = ()  # of the limits that held for the call (`Standing`s), after it
 
     def update(self, other: ResultInfo) -> None:
         """Take over every fact that `other` knows."""

@@ -37,7 +37,8 @@ def chat_over_http(client: Client, start: Barrier) -> dict[str, Any]:
     if status == 200:
         return {"text": answer["reply"]}
     assert status == 429
-    return {"code": answer["errors"][0]["code"], "retry_after": int(headers["Retry-After"])}
+    left = headers.get("X-AI-Limit-Remaining") or headers.get("X-AI-Budget-Remaining") or 0
+    return {"code": answer["errors"][0]["code"], "retry_after": int(headers["Retry-After"]), "left": Decimal(left)}
 
 
 @pytest.mark.parametrize("code", LIMITS)
@@ -65,6 +66,8 @@ def test_exactly_as_many_as_have_room_reach_the_vendor(
             left = (month_of().end - timezone.now()).total_seconds()
             told = [outcome["retry_after"] for outcome in outcomes if "code" in outcome]
             assert all(left <= seconds <= left + WAIT for seconds in told)
+            one = 1 if code == "monthly_limit_reached" else TOKENS / Decimal(1_000_000)
+            assert all(outcome["left"] < one for outcome in outcomes if "left" in outcome)
     books.assert_true()
     assert {books.period(admin=admin.pk).requests for admin in admins} == {ROOM}
 

@@ -99,7 +99,7 @@ class Meter(Attempts):
     def __init__(self, facts: CallFacts, desk: Desk, provider_name: str) -> None:
         self.facts = facts
         self.desk = desk
-        self.standings: Sequence[Standing] = ()  # of the call's limits, as the books last told
+        self.standings: tuple[Standing, ...] = ()  # of the call's limits, as the books last told
         self._provider_name = provider_name
         self._attempts: list[_Attempt] = []
         self._unclaimed: _Attempt | None = None
@@ -257,7 +257,7 @@ class Meter(Attempts):
 
     def _accept(self, attempt: _Attempt, outcomes: Sequence[Outcome]) -> None:
         outcome = outcomes[-1]
-        self.standings = outcome.standings
+        self.standings = tuple(outcome.standings)
         if outcome.refused_by is None:
             return
         self._attempts.remove(attempt)
@@ -267,7 +267,7 @@ class Meter(Attempts):
             "provider_name": self._provider_name,
             "resets_at": date_format(timezone.localtime(month.end), "DATETIME_FORMAT"),
             "retry_after": (month.end - timezone.now()).total_seconds(),
-            "standings": outcome.standings,
+            "standings": self.standings,
         }
         if not outcome.over_budget:
             raise MonthlyLimitReached(limit=limit.requests, **facts)
@@ -322,7 +322,7 @@ class Meter(Attempts):
         settled, self._earlier = self._earlier, []
         if not outcomes:
             return settled
-        self.standings = outcomes[-1].standings
+        self.standings = tuple(outcomes[-1].standings)
         return settled + self._settled_as(entries, outcomes)
 
     def _settled_as(self, entries: Sequence[Settle], outcomes: Sequence[Outcome]) -> list[Settled]:
