@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -301,6 +301,31 @@ def test_a_redis_that_answers_nothing_is_waited_for_once(server: Redis, settings
         assert monotonic() - start < 20 * settings.REDIS_TIMEOUT  # of 100
     until(lambda: not Outage.of(server.url).is_on)
     until(lambda: not is_limited(asked))  # what was given back meanwhile has been kept
+
+
+@pytest.mark.redis
+@LOOPS
+def test_a_machine_that_stood_still_is_no_outage(
+    run: Callable[[Coroutine[Any, Any, object]], object], server: Redis, settings: Settings
+) -> None:
+    """Whoever was not there himself can't tell that Redis was not."""
+    settings.REDIS_TIMEOUT = 1.0
+    asked = rules(concurrent_requests=1)
+
+    async def main() -> None:
+        await rates.acquire(rules(concurrent_requests=1), 60)  # connects
+        server.process.send_signal(signal.SIGSTOP)
+        waiting = asyncio.ensure_future(rates.acquire(asked, 60))
+        for _ in range(5):
+            await asyncio.sleep(0)  # it is sent
+        sleep(settings.REDIS_TIMEOUT + 0.5)  # what stands still with Redis is this loop
+        asyncio.get_running_loop().call_later(0.1, server.process.send_signal, signal.SIGCONT)
+        assert await waiting
+
+    try:
+        run(main())
+    finally:
+        server.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.redis
