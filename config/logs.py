@@ -104,7 +104,7 @@ class Handler(logging.StreamHandler[IO[str]]):
             elif loop is not self._flushed_by:
                 self._flushed_by = loop
                 loop.call_later(FLUSH_AFTER, self.flush)
-        except Exception:
+        except Exception:  # as in every handler of `logging`: what can't be logged fails nobody's work
             self.handleError(record)
 
     def flush(self) -> None:
@@ -125,7 +125,7 @@ class Handler(logging.StreamHandler[IO[str]]):
             record = self._kept.popleft()
             try:
                 line = self.format(record) + self.terminator
-            except Exception:
+            except Exception:  # likewise, nor does it keep other lines back
                 self.handleError(record)
                 continue
             length = len(line.encode("utf-8", "replace"))

@@ -152,21 +152,19 @@ async def _read_body(receive: Receive, headers: dict[bytes, bytes]) -> bytes:
         raise BodyTooLarge(limit=limit)
     message = _at_once(receive)
     body, more = (b"", True) if message is None else _part(message)
-    if len(body) > limit:
+    parts, size = [body], len(body)
+    if more:
+        seconds = options().body_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                while more and size <= limit:
+                    body, more = _part(await receive())
+                    parts.append(body)
+                    size += len(body)
+        except TimeoutError as error:
+            raise BodyTimeout(seconds=seconds) from error
+    if size > limit:
         raise BodyTooLarge(limit=limit)
-    if not more:
-        return body
-    parts, size, seconds = [body], len(body), options().body_timeout
-    try:
-        async with asyncio.timeout(seconds):
-            while more:
-                body, more = _part(await receive())
-                parts.append(body)
-                size += len(body)
-                if size > limit:
-                    raise BodyTooLarge(limit=limit)
-    except TimeoutError as error:
-        raise BodyTimeout(seconds=seconds) from error
     return b"".join(parts)
 
 

@@ -45,8 +45,8 @@ FULL: Final = -1
 MINUTE: Final = 60.0  # seconds
 MOST_TOGETHER: Final = 500  # in one round trip
 MOST_KEPT: Final = 10_000  # of what could not be given back
-STOOD_STILL: Final = 0.1  # seconds by which a timer is late only if its loop, or the whole machine, has stood still
 MOST_IDLE: Final = 10_000  # keys that a process remembers before it looks which are of no use any more
+STOOD_STILL: Final = 0.1  # seconds by which a timer is late only if its loop, or the whole machine, has stood still
 
 
 class RedisAway(Exception):

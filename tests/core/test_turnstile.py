@@ -314,18 +314,15 @@ def test_a_machine_that_stood_still_is_no_outage(
 
     async def main() -> None:
         await rates.acquire(rules(concurrent_requests=1), 60)  # connects
-        server.process.send_signal(signal.SIGSTOP)
-        waiting = asyncio.ensure_future(rates.acquire(asked, 60))
-        for _ in range(5):
-            await asyncio.sleep(0)  # it is sent
-        sleep(settings.REDIS_TIMEOUT + 0.5)  # what stands still with Redis is this loop
-        asyncio.get_running_loop().call_later(0.1, server.process.send_signal, signal.SIGCONT)
-        assert await waiting
+        with frozen(server):
+            waiting = asyncio.ensure_future(rates.acquire(asked, 60))
+            for _ in range(5):
+                await asyncio.sleep(0)  # it is sent
+            sleep(settings.REDIS_TIMEOUT + 0.5)  # what stands still with Redis is this loop
+            asyncio.get_running_loop().call_later(0.1, server.process.send_signal, signal.SIGCONT)
+            assert await waiting
 
-    try:
-        run(main())
-    finally:
-        server.process.send_signal(signal.SIGCONT)
+    run(main())
 
 
 @pytest.mark.redis
