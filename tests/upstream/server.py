@@ -19,6 +19,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Self
@@ -213,6 +214,8 @@ class Upstream:
             pass
         finally:
             writer.transport.abort()
+            with suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()  # the loop closes the socket later
             self._tasks.discard(task)
             with self._changed:
                 self.open_connections -= 1
