@@ -24,6 +24,7 @@ NOT_PUBLIC: Final = tuple(
             "168.63.129.16/32",  # Azure's WireServer
             "192.0.0.0/24",  # RFC 6890; Oracle's metadata service
             "fec0::/10",  # site-local, RFC 3879
+            "2002::/16",  # 6to4, which leads to any IPv4 address and is given up, RFC 7526
             "::/96",  # IPv4-compatible, RFC 4291
             "64:ff9b:1::/48",  # local NAT64, RFC 8215
         ),
@@ -122,4 +123,4 @@ def _embedded(address: IPAddress) -> tuple[IPAddress, ...]:
         return ()
     nat64 = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
     teredo = address.teredo[1] if address.teredo else None
-    return tuple(inner for inner in (address.ipv4_mapped, address.sixtofour, teredo, nat64) if inner is not None)
+    return tuple(inner for inner in (address.ipv4_mapped, teredo, nat64) if inner is not None)

@@ -391,7 +391,7 @@ async def test_a_reader_who_takes_nothing_and_leaves_is_let_go_at_once(
     gc.disable()
     try:
         await Handler(chat_on_loop)({"type": "http", "method": "POST", "path": CHAT, "headers": raw}, receive, send)
-        record = await asyncio.to_thread(ended)
+        record = await sync_to_async(ended)()
     finally:
         gc.enable()
     assert (record.state, record.error_code) == ("settled", "client_disconnected")

@@ -16,7 +16,6 @@ PUBLIC = [
     "2001:4860:4860::8888",
     "::ffff:93.184.215.14",
     "64:ff9b::5db8:d70e",  # 93.184.215.14 through NAT64
-    "2002:5db8:d70e::1",  # the same through 6to4
 ]
 NOT_PUBLIC = {
     "127.0.0.1": "loopback",
@@ -61,6 +60,7 @@ NOT_PUBLIC = {
     "64:ff9b::7f00:1": "loopback through NAT64",
     "64:ff9b::a9fe:a9fe": "metadata through NAT64",
     "64:ff9b:1::1": "private NAT64",
+    "2002:5db8:d70e::1": "6to4",
     "2002:7f00:1::1": "loopback through 6to4",
     "2002:a9fe:a9fe::1": "metadata through 6to4",
     "2001:0:4136:e378:8000:63bf:3fff:fdd2": "Teredo",

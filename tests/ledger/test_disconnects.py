@@ -200,7 +200,7 @@ async def test_an_async_stream_that_is_left_in_the_middle(way: str, superuser: U
         gc.collect()
     gate.open()
     await closed(upstream)
-    await asyncio.to_thread(until, books_have_settled)
+    await in_thread(until, books_have_settled)
     assert_charged_a_guess(await in_thread(books.only_record))
     await in_thread(books.assert_true)
 

@@ -15,9 +15,10 @@ from src.ai.providers.base import BaseProvider
 from src.ai.providers.registry import get_provider_instance
 
 ROOT = Path(__file__).resolve().parents[2]
+FORKS_ARE_MEANT = "ignore:This process:DeprecationWarning"  # Python warns of them from 3.12 on
 
 PROLOGUE = """
-import asyncio, os, signal, sys
+import asyncio, os, signal, sys, threading
 import django
 django.setup()
 from src.ai.providers.registry import get_provider_instance
@@ -46,7 +47,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         environ: dict[str, Any] = {**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings.test", **environment}
         code = "\n".join((before, PROLOGUE, *lines))
         return subprocess.run(
-            [sys.executable, "-c", code],
+            [sys.executable, "-W", FORKS_ARE_MEANT, "-c", code],
             capture_output=True,
             text=True,
             cwd=ROOT,

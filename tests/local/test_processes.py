@@ -56,21 +56,24 @@ def test_a_forked_child_loads_its_own_model_and_ends(run_python: Run) -> None:
 
 def test_a_child_forked_during_a_call_that_never_calls_itself_ends(run_python: Run) -> None:
     result = run_python(
+        "begun, forked = threading.Event(), threading.Event()",
         "async def main():",
         "    stream = provider.stream_chat('Tell me a long story.', max_tokens=2000)",
         "    await anext(stream)",
-        "    child = os.fork()",
-        "    if child == 0:",
-        "        os.write(1, b'child ')",
-        "        raise SystemExit(0)",
-        "    print('ended', os.waitpid(child, 0)[1], bool(await anext(stream)))",
+        "    begun.set()",
+        "    await asyncio.to_thread(forked.wait)",
+        "    print('went on', bool(await anext(stream)))",
         "    await stream.aclose()",
-        "try:",
-        "    asyncio.run(main())",
-        "except SystemExit:",
+        "calling = threading.Thread(target=lambda: asyncio.run(main()))",
+        "calling.start(); begun.wait()",
+        "child = os.fork()",
+        "if child == 0:",
+        "    os.write(1, b'child ')",
         "    sys.exit(0)",
+        "print('ended', os.waitpid(child, 0)[1], flush=True)",
+        "forked.set(); calling.join()",
     )
-    assert said(result) == ["child", "ended", "0", "True"]
+    assert said(result) == ["child", "ended", "0", "went", "on", "True"]
 
 
 def test_a_multiprocessing_child_answers(run_python: Run) -> None:

@@ -160,7 +160,9 @@ class Outcome(NamedTuple):
 
 
 def outcomes(vendor: VendorAnswers, fault: Fault, *, leaves: int) -> dict[str, Outcome]:
-    """What came of each target, by its name; `leaves` is how many connections may stay."""
+    """What came of each target, by its name; `leaves` is how many connections may stay, beside one that has carried
+    another answer before the fault.
+    """
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(Upstream()) for name, *_ in targets(vendor)}
 
@@ -171,9 +173,10 @@ def outcomes(vendor: VendorAnswers, fault: Fault, *, leaves: int) -> dict[str, O
                     for name, operation, exchange in targets(vendor)
                 )
             )
-            for upstream in upstreams.values():
+            for name, _, exchange in targets(vendor):
+                upstream, most = upstreams[name], leaves + bool(exchange.also)
                 await asyncio.to_thread(
-                    upstream.wait_for, lambda upstream=upstream: upstream.open_connections <= leaves
+                    upstream.wait_for, lambda upstream=upstream, most=most: upstream.open_connections <= most
                 )
             assert asyncio.all_tasks() == {asyncio.current_task()}
             return ended

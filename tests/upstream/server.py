@@ -144,7 +144,6 @@ class Upstream:
         self._changed = threading.Condition(self._lock)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="upstream", daemon=True)
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -192,15 +191,13 @@ class Upstream:
 
     async def _stop(self) -> None:
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_default_executor()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         with self._changed:
             self.connections += 1
             self.open_connections += 1
@@ -216,7 +213,6 @@ class Upstream:
             writer.transport.abort()
             with suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()  # the loop closes the socket later
-            self._tasks.discard(task)
             with self._changed:
                 self.open_connections -= 1
                 self._changed.notify_all()
