@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,6 +14,7 @@ from uuid import uuid4
 from django.contrib.auth.models import AbstractUser
 from django.db import Error
 from django.dispatch import Signal
+from msgspec import structs
 
 from src.ai.exceptions import ProviderAuthFailed, ProviderNoCredit
 from src.ai.models import AdminProviderSettings, AIModel, AIProvider, Period, UsagePeriod, UsageText
@@ -49,7 +50,7 @@ def call_facts(
 class CallKind:
     """What is the same for all calls of one admin, by one token, to one model."""
 
-    __slots__ = ("_lasting", "_month", "_of", "has_budget")
+    __slots__ = ("_lasting", "_of", "has_budget")
 
     def __init__(
         self,
@@ -74,8 +75,7 @@ class CallKind:
             shared_budget,
             token_budget,
         )
-        self._month: date | None = None
-        self._lasting: Mapping[str, Any] = {}
+        self._lasting: CallFacts | None = None
 
     def facts(
         self,
@@ -97,10 +97,10 @@ class CallKind:
             held_cost: the most that it should cost in US$; `None` where a price is not known.
         """
         month = month_of().first
-        if month != self._month:
-            self._month, self._lasting = month, _lasting_facts(month, *self._of)
-        return CallFacts(
-            **self._lasting,
+        if self._lasting is None or month != self._lasting.month:
+            self._lasting = _lasting_facts(month, *self._of)
+        return structs.replace(
+            self._lasting,
             token=token,
             capability=capability,
             operation=operation,
@@ -123,8 +123,8 @@ def _lasting_facts(
     own_limits: tuple[int | None, Decimal | None],
     shared_budget: Decimal | None,
     token_budget: Decimal | None,
-) -> Mapping[str, Any]:
-    """The `CallFacts` that are the same for many calls: made once, as making them costs as much as all the others."""
+) -> CallFacts:
+    """What is the same for many calls, without what is each one's own: made once, as making it costs the most."""
     (provider_id, provider_slug), (admin_id, admin_name) = provider, admin
     model_id, model_name, price_input, price_output = model
     own = Period.of_admin(provider_id, admin_id, provider_slug, admin_name, month=month)
@@ -140,22 +140,29 @@ def _lasting_facts(
     if token_budget is not None:
         periods.append(Period.of_token(token, admin_id, admin_name, month=month))
         limits.append(Limit(periods[-1], None, token_budget))
-    return {
-        "month": month,
-        "admin_id": admin_id,
-        "admin_name": admin_name,
-        "budget_token": "" if token_budget is None else token,
-        "key_source": source.value,
-        "provider_id": provider_id,
-        "provider_slug": provider_slug,
-        "model_id": model_id,
-        "model_name": model_name,
-        "price_input": price_input,
-        "price_output": price_output,
-        "periods": tuple(periods),
-        "limits": tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None),
-        "needs_price": None in (price_input, price_output) and any(limit.budget is not None for limit in limits),
-    }
+    return CallFacts(
+        month=month,
+        admin_id=admin_id,
+        admin_name=admin_name,
+        budget_token="" if token_budget is None else token,
+        key_source=source.value,
+        provider_id=provider_id,
+        provider_slug=provider_slug,
+        model_id=model_id,
+        model_name=model_name,
+        price_input=price_input,
+        price_output=price_output,
+        periods=tuple(periods),
+        limits=tuple(limit for limit in limits if limit.requests is not None or limit.budget is not None),
+        needs_price=None in (price_input, price_output) and any(limit.budget is not None for limit in limits),
+        token="",
+        capability="",
+        operation="",
+        request_id="",
+        streamed=False,
+        held_cost=FREE,
+        lease_seconds=0,
+    )
 
 
 # -- telling the application -------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from src.ai.models import CostState, Period, UsageState
 from src.ai.models.usage import MONEY_PLACES
 from src.ai.results import Usage
@@ -36,8 +38,7 @@ class Limit:
             object.__setattr__(self, "budget_units", to_units(self.budget))
 
 
-@dataclass(slots=True, kw_only=True, eq=False)  # not frozen, as that would double what each costs
-class CallFacts:
+class CallFacts(msgspec.Struct, kw_only=True, eq=False):
     """What is known of a call before it is made, the same for each of its attempts. Times are aware; money is US$."""
 
     month: date
@@ -63,8 +64,7 @@ class CallFacts:
     needs_price: bool = False  # it has a budget, and a price that is not known
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Reserve:
+class Reserve(msgspec.Struct, kw_only=True, eq=False):
     """A call that is about to be made. `forced` writes it down whatever the limits say: it has been made already."""
 
     id: UUID
@@ -74,8 +74,7 @@ class Reserve:
     forced: bool = False
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class Settle:
+class Settle(msgspec.Struct, kw_only=True, eq=False):
     """How a call ended. `lapsed` says that nobody knows: only a reservation is changed by it."""
 
     id: UUID
@@ -91,7 +90,7 @@ class Settle:
     finish_reason: str = ""
     error_code: str = ""
     response_id: str = ""
-    settled_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    settled_at: datetime = msgspec.field(default_factory=lambda: datetime.now(UTC))
     lapsed: bool = False
 
 

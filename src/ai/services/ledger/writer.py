@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import fields, replace
 from functools import cache
 from itertools import zip_longest
 from time import monotonic, sleep
@@ -27,6 +26,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
+from msgspec import structs
 
 from src.ai.exceptions import LedgerUnavailable
 from src.ai.models import UsageRecord
@@ -288,7 +288,7 @@ def _bare(entry: Entry) -> Entry:
         settled_at=entry.settled_at,
         lapsed=entry.lapsed,
     )
-    untold = all(getattr(entry, name.name) == getattr(bare, name.name) for name in fields(entry))
+    untold = structs.astuple(entry) == structs.astuple(bare)
     return entry if untold else bare
 
 
@@ -394,4 +394,4 @@ class Desk:
 
 
 def _forced(entry: Reserve) -> Reserve:
-    return replace(entry, forced=True)
+    return structs.replace(entry, forced=True)
