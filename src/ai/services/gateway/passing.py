@@ -152,15 +152,16 @@ class Passage:
 
     async def _run(self) -> None:
         await self.meter.aopen()
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         timer = None
         if self.is_stream:
-            timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self.responder.watch, _this_task().cancel)
+            timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self.responder.watch, task.cancel)
         try:
             response = await retry.retrying(self.target.operation, self._ask)
         except BaseException as error:
             await self._fail(error)
             if isinstance(error, asyncio.CancelledError) and self.responder.left:
-                _this_task().uncancel()
+                task.uncancel()
                 return
             raise
         finally:
@@ -435,10 +436,6 @@ def _passed_as(name: bytes) -> bytes:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
-
-
-def _this_task() -> asyncio.Task[None]:
-    return cast("asyncio.Task[None]", asyncio.current_task())
 
 
 def _named(headers: RawHeaders) -> dict[str, str]:
