@@ -159,9 +159,14 @@ class Outcome(NamedTuple):
     asked: int  # how often
 
 
+def times_asked(upstream: Upstream, exchange: Exchange) -> int:
+    """How often the exchange's own request has come."""
+    return sum(request.path == exchange.path for request in upstream.requests)
+
+
 def outcomes(vendor: VendorAnswers, fault: Fault, *, leaves: int) -> dict[str, Outcome]:
-    """What came of each target, by its name; `leaves` is how many connections may stay, beside one that has carried
-    another answer before the fault.
+    """What came of each target, by its name; `leaves` is how many connections may stay, beside the one that carried
+    another answer where the time was over before the fault was asked for.
     """
     with ExitStack() as stack:
         upstreams = {name: stack.enter_context(Upstream()) for name, *_ in targets(vendor)}
@@ -174,7 +179,8 @@ def outcomes(vendor: VendorAnswers, fault: Fault, *, leaves: int) -> dict[str, O
                 )
             )
             for name, _, exchange in targets(vendor):
-                upstream, most = upstreams[name], leaves + bool(exchange.also)
+                upstream = upstreams[name]
+                most = leaves + bool(exchange.also and not times_asked(upstream, exchange))
                 await asyncio.to_thread(
                     upstream.wait_for, lambda upstream=upstream, most=most: upstream.open_connections <= most
                 )
@@ -185,7 +191,7 @@ def outcomes(vendor: VendorAnswers, fault: Fault, *, leaves: int) -> dict[str, O
         for upstream in upstreams.values():
             upstream.wait_for(lambda upstream=upstream: upstream.open_connections == 0)
         return {
-            name: Outcome(operation, end, sum(request.path == exchange.path for request in upstreams[name].requests))
+            name: Outcome(operation, end, times_asked(upstreams[name], exchange))
             for (name, operation, exchange), end in zip(targets(vendor), ended, strict=True)
         }
 
